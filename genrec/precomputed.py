@@ -61,7 +61,7 @@ def load_collaborative_model(
     """
     offsets, items = interactions.to_indices(catalog, on_unknown="skip")
     events = sha256(offsets.tobytes() + items.tobytes() + interactions.timestamps.tobytes()).hexdigest()
-    version = "counts 6" if interactions.order != "none" else "counts 6 without order"
+    version = "counts 7" if interactions.order != "none" else "counts 7 without order"
     folder = cache / "counts" / cache_key(version, catalog.fingerprint, events, encoder_name)
     if folder.is_dir():
         with explain_cache_errors(folder):

@@ -16,6 +16,7 @@ from genrec.types import FloatArray, IntArray, Ranking
 # Scores of a whole catalog in the precision of the ranker; the scores of a ranking are always float64.
 DenseScores = NDArray[np.float32] | FloatArray
 
+_MIN_KNOWN_SHARE = 8  # known items, as one in so many, from which they are compared with a threshold
 _BLOCKS_PER_ITEM = 4  # block maxima per wanted item; more make the threshold tighter and slower
 
 
@@ -156,15 +157,22 @@ def top_k(scores: DenseScores, allowed: Subset, k: int, boost: Boost | None = No
             f"allowed is a subset of {allowed.universe:,} items, but there are {len(scores):,} scores; pass a subset "
             "of the same catalog"
         )
-    if allowed.is_allowlist or not (np.isfinite(scores.min()) and np.isfinite(scores.max())):
-        items = allowed.listed if allowed.is_allowlist else np.flatnonzero(np.isfinite(scores))
-        items = items[np.isfinite(scores[items]) & allowed.contains(items)]
+    known = np.isfinite(scores)
+    n_known = int(np.count_nonzero(known))
+    # Minus infinity sorts below all finite scores, but few of them are found faster one by one.
+    by_threshold = n_known > len(scores) // _MIN_KNOWN_SHARE and not np.isnan(scores.min()) and scores.max() < np.inf
+    if allowed.is_allowlist or not by_threshold:
+        items = allowed.listed if allowed.is_allowlist else np.flatnonzero(known)
+        items = items[known[items] & allowed.contains(items)]
         values, compared = _boosted_scores(scores, items, boost), len(items)
     else:
         # Boosted items are always compared, so the others can be found by their scores alone.
         boosted = np.empty(0, dtype=np.int64) if boost is None else boost.indices[allowed.contains(boost.indices)]
         items = np.concatenate([_top_allowed(scores, allowed.without(boosted), k), boosted])
+        items = items[known[items]]
         values, compared = _boosted_scores(scores, items, boost), len(allowed)
+        if n_known < len(scores):
+            compared = int(np.count_nonzero(known & allowed.to_bool()))
     if len(items) > 4 * k:
         # All items that tie with the k-th stay, so that ties are in catalog order.
         kth = np.partition(values, len(values) - k)[len(values) - k]

@@ -21,6 +21,7 @@ from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.types import FloatArray, IntArray
 
 _MIN_SINGULAR_VALUE_RATIO = 1e-6  # to the largest singular value; smaller ones are rounding
+_PROJECTED_ROWS = 4096  # rows projected at once
 _MAX_DENSE_ITEMS = 1000  # smaller matrices are often of low rank, where ARPACK goes on from a random vector of its own
 _CONTEXT_SMOOTHING = 0.75  # exponent of the count of a neighbour; Levy, Goldberg and Dagan, TACL 2015, section 3.2
 
@@ -56,19 +57,18 @@ class CooccurrenceRanker(DenseRanker):
         next_weight: float = 1.0,
         cooccurrence_weight: float = 1.0,
     ) -> None:
-        users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        # Numbers of 32 bits halve the memory of the pairs; SciPy widens them where there are too many.
+        users = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
+        item_indices = item_indices.astype(np.int32)
         ones = np.ones(len(users), dtype=np.float32)
         seen = sparse.csr_array((ones, (users, item_indices)), shape=(len(offsets) - 1, n_items))
         seen.data[:] = 1.0
-        together = (seen.T @ seen).tocsr()
-        together.setdiag(0)
         same_user = users[1:] == users[:-1]
         before, after = item_indices[:-1][same_user], item_indices[1:][same_user]
         following = sparse.csr_array((ones[: len(before)], (before, after)), shape=(n_items, n_items))
-        following.setdiag(0)
         totals = seen.sum(axis=0)
-        self._cooccurrence = _cosine_normalize(together, totals).tocsr()
-        self._next_item = _cosine_normalize(following, totals).tocsr()
+        self._cooccurrence = _cosine_normalize((seen.T @ seen).tocsr(), totals)
+        self._next_item = _cosine_normalize(following, totals)
         self._apply_weights(decay, next_weight, cooccurrence_weight)
 
     def with_weights(
@@ -110,15 +110,20 @@ class CooccurrenceRanker(DenseRanker):
 
     def scores(self, requests: Sequence[RankRequest]) -> FloatArray:
         """float64 [U, N]; minus infinity for items that never co-occur with an item of the history."""
-        sizes = [len(request.history) for request in requests]
-        powers = [self._decay ** np.arange(size)[::-1] for size in sizes]
-        weights = np.concatenate([power / power.sum() for power in powers])
-        columns = np.concatenate([request.history for request in requests])
-        users = sparse.csr_array(
-            (weights, (np.repeat(np.arange(len(requests)), sizes), columns)),
-            shape=(len(requests), self._similarities.shape[0]),
-        )
-        scores: FloatArray = (users @ self._similarities).toarray()
+        scores = np.empty((len(requests), self._similarities.shape[0]))
+        for row, request in enumerate(requests):
+            scores[row] = self._scores_after(request.history)
+        return scores
+
+    def _scores_after(self, history: IntArray) -> FloatArray:
+        """float64 [N], minus infinity for items that never co-occur with an item of the history.
+
+        Only the rows of the history are read: a product of sparse matrices would copy the whole matrix.
+        """
+        powers = self._decay ** np.arange(len(history))[::-1]
+        items, position = np.unique(history, return_inverse=True)
+        weights = np.bincount(position, powers / powers.sum())
+        scores: FloatArray = self._similarities[items].T @ weights
         scores[scores == 0] = -np.inf
         return scores
 
@@ -137,25 +142,46 @@ def _reindex_matrix(matrix: sparse.csr_array, new_indices: IntArray, n_items: in
 
 
 def _cosine_normalize(counts: sparse.csr_array, totals: FloatArray) -> sparse.csr_array:
-    scale = sparse.diags_array(1.0 / np.sqrt(np.maximum(totals, 1.0)))
-    return scale @ counts @ scale
+    """Counts of item pairs divided by the roots of both totals, without those of an item and itself: float32 [N, N].
+
+    In place where possible, because there are tens of millions of pairs in a log of a million events.
+    """
+    scale = 1.0 / np.sqrt(np.maximum(totals, 1.0))
+    rows = np.repeat(np.arange(len(totals), dtype=counts.indices.dtype), np.diff(counts.indptr))
+    others = rows != counts.indices
+    rows, columns = rows[others], counts.indices[others]
+    values = scale[rows]
+    values *= counts.data[others]
+    values *= scale[columns]
+    row_offsets = np.append(0, np.cumsum(np.bincount(rows, minlength=len(totals))))
+    return sparse.csr_array((values, columns, row_offsets.astype(columns.dtype)), shape=counts.shape)
 
 
 def fit_pmi_vectors(
-    offsets: IntArray, item_indices: IntArray, n_items: int, *, dimension: int = 128, window: int | None = 7
+    offsets: IntArray,
+    item_indices: IntArray,
+    n_items: int,
+    *,
+    dimension: int = 128,
+    window: int | None = 7,
+    max_contexts: int = 20_000,
 ) -> NDArray[np.float32]:
     """Item vectors that are similar for items with the same neighbours in histories.
 
     They are the left singular vectors, times their singular values, of the positive pointwise mutual information of
     items at most `window` steps apart in a history. Pairs d steps apart count 1 / sqrt(d).
 
+    In a larger catalog they are computed for the `max_contexts` most frequent items, and the other items are projected
+    into their space, because the time of the decomposition grows with the items, and rare neighbours tell little.
+
     Args:
         offsets: int64 [U + 1]; histories as in `Interactions.to_indices`.
         item_indices: int64 [E], oldest first within a user.
         n_items: N.
-        dimension: the greatest D; it is at most N - 1, but at least 1.
+        dimension: the greatest D; it is less than N and `max_contexts`, but at least 1.
         window: greatest distance of neighbours, in steps; None takes all items of a history as neighbours, whatever
             their order, and counts each pair of a user once.
+        max_contexts: number of items whose neighbourhoods are decomposed, and which count as neighbours.
 
     Returns:
         float32 [N, D], each of length 1, or 0 for an item without neighbours; on the grid of
@@ -164,19 +190,13 @@ def fit_pmi_vectors(
     counts = _neighbour_counts(offsets, item_indices, n_items, window)
     counts.setdiag(0)
     counts.eliminate_zeros()
-    vectors = np.zeros((n_items, min(dimension, max(n_items - 1, 1))), dtype=np.float32)
-    if not counts.nnz:
-        return vectors
-    pmi = counts.tocoo()
-    totals = counts.sum(axis=0)
-    context_totals = totals**_CONTEXT_SMOOTHING
-    log_ratios = np.log(pmi.data * context_totals.sum() / (totals[pmi.row] * context_totals[pmi.col]))
-    pmi.data = np.maximum(log_ratios, 0.0)
-    if n_items > 1:
-        left, values = _left_singular_vectors(pmi.tocsr(), vectors.shape[1])
-        # Singular vectors of values at rounding level are noise, and items without neighbours have no direction.
-        vectors[:] = left * np.where(values > _MIN_SINGULAR_VALUE_RATIO * values.max(), values, 0.0)
-        vectors[totals == 0] = 0.0
+    dimension = min(dimension, max(min(n_items, max_contexts) - 1, 1))
+    vectors = np.zeros((n_items, dimension), dtype=np.float32)
+    if n_items > 1 and counts.nnz:
+        totals = counts.sum(axis=0)
+        frequent = np.sort(np.argsort(-totals, kind="stable")[:max_contexts])
+        _factorize(_positive_pmi(counts, totals, frequent), frequent, vectors)
+        vectors[totals == 0] = 0.0  # items without neighbours have no direction
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors /= np.where(lengths > 0, lengths, np.float32(1.0))
     return round_to_grid(vectors, max_norm=1.0)
@@ -184,7 +204,8 @@ def fit_pmi_vectors(
 
 def _neighbour_counts(offsets: IntArray, item_indices: IntArray, n_items: int, window: int | None) -> sparse.csr_array:
     """Weighted counts of pairs of neighbours, symmetric: float64 [N, N]."""
-    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    users = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
+    item_indices = item_indices.astype(np.int32)
     if window is None:
         seen = sparse.csr_array((np.ones(len(users)), (users, item_indices)), shape=(len(offsets) - 1, n_items))
         seen.data[:] = 1.0
@@ -197,12 +218,43 @@ def _neighbour_counts(offsets: IntArray, item_indices: IntArray, n_items: int, w
     return (counts + counts.T).tocsr()
 
 
-def _left_singular_vectors(matrix: sparse.csr_array, count: int) -> tuple[FloatArray, FloatArray]:
-    """The left singular vectors of the `count` largest singular values, float64 [N, count], and these values; the same
-    in every process."""
+def _positive_pmi(counts: sparse.csr_array, totals: FloatArray, contexts: IntArray) -> sparse.csr_array:
+    """The positive pointwise mutual information of N items and the C `contexts`: float64 [N, C]."""
+    context_totals = totals**_CONTEXT_SMOOTHING
+    pmi = (counts if len(contexts) == len(totals) else counts[:, contexts]).tocoo()
+    expected = totals[pmi.row] * context_totals[contexts][pmi.col]
+    pmi.data = np.maximum(np.log(pmi.data * context_totals.sum() / expected), 0.0)
+    return pmi.tocsr()
+
+
+def _factorize(pmi: sparse.csr_array, contexts: IntArray, vectors: NDArray[np.float32]) -> None:
+    """Write the left singular vectors, times their singular values, of the rows `contexts` of `pmi` into these rows of
+    `vectors`, float32 [N, D], and project the other rows on the right singular vectors.
+
+    Both are the same formula: of a matrix M with the right singular vectors V, the left ones times their values are MV.
+    """
+    if len(contexts) == len(vectors):
+        left, values, _ = _singular_vectors(pmi, vectors.shape[1])
+        vectors[:] = left * _without_noise(values)
+        return
+    _, values, right = _singular_vectors(pmi[contexts], vectors.shape[1])
+    right[:, _without_noise(values) == 0] = 0.0
+    for start in range(0, len(vectors), _PROJECTED_ROWS):
+        block = slice(start, start + _PROJECTED_ROWS)
+        vectors[block] = pmi[block] @ right
+
+
+def _without_noise(values: FloatArray) -> FloatArray:
+    """Singular values, with 0 for those at rounding level, whose singular vectors are noise."""
+    return np.where(values > _MIN_SINGULAR_VALUE_RATIO * values.max(), values, 0.0)
+
+
+def _singular_vectors(matrix: sparse.csr_array, count: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The `count` largest singular values [count], with their left and their right singular vectors, float64
+    [rows, count] and [columns, count], as (left, values, right); the same in every process."""
     size = matrix.shape[0]
     if size <= _MAX_DENSE_ITEMS:
-        left, values, _ = np.linalg.svd(matrix.toarray())
-        return left[:, :count], values[:count]
-    left, values, _ = svds(matrix, k=count, v0=np.random.default_rng(0).standard_normal(size))
-    return left, values
+        left, values, right = np.linalg.svd(matrix.toarray())
+        return left[:, :count], values[:count], right[:count].T
+    left, values, right = svds(matrix, k=count, v0=np.random.default_rng(0).standard_normal(size))
+    return left, values, np.ascontiguousarray(right.T)

@@ -13,10 +13,10 @@ from scipy.optimize import minimize
 
 from genrec.deadline import Deadline
 from genrec.errors import InputError, check_count, format_value
-from genrec.rankers.base import DenseRanker, RankRequest, top_k
-from genrec.types import FloatArray, IntArray, Ranking
+from genrec.rankers.base import DenseRanker, DenseScores, RankRequest, top_k
+from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
-_MAX_BATCH_SIZE, _MAX_SCORES_PER_RANKER = 64, 1 << 22  # limits of a batch: requests, and scores per ranker
+_MAX_BATCH_SIZE, _MAX_SCORES_PER_RANKER = 64, 1 << 21  # limits of a batch: requests, and scores per ranker
 _MAX_SCORES_IN_MEMORY = 1 << 24  # scores of all rankers that are kept at once, 8 bytes each
 _TOP_NEGATIVES, _RANDOM_NEGATIVES = 100, 200  # alternatives of each choice: top items per ranker, random items
 _MIN_RELATIVE_SPREAD = 1e-9  # relative spread of scores below which they differ by rounding only
@@ -107,11 +107,12 @@ class BlendRanker(DenseRanker):
         names = [*self._personalized, *self._non_personalized]
         size = max(1, requests[0].allowed.universe) if requests else 1
         batch_size = max(1, _MAX_SCORES_IN_MEMORY // (size * len(names)))
+        memory = np.empty((len(names), min(batch_size, len(requests)), size))  # new memory in each batch takes longer
         for start in range(0, len(requests), batch_size):
             if start:
                 deadline.check()
             batch = requests[start : start + batch_size]
-            tables = np.empty((len(names), len(batch), size))
+            tables = memory[:, : len(batch)]
             total = self._weighted_sum(batch, tables)
             for row, request in enumerate(batch):
                 ranking = top_k(total[row], request.allowed, k, request.boost)
@@ -125,24 +126,31 @@ class BlendRanker(DenseRanker):
         known = np.zeros(total.shape, dtype=np.bool_)
         without_history = [not len(request.history) for request in requests]
         for number, (name, (ranker, weight)) in enumerate((self._personalized | self._non_personalized).items()):
-            weighted = weight * _ranker_scores(ranker, requests)
+            weighted = np.empty(total.shape) if tables is None else tables[number]
+            np.multiply(_ranker_scores(ranker, requests), weight, out=weighted, dtype=np.float64)
             if name in self._non_personalized:
                 weighted[without_history] = -np.inf
             finite = np.isfinite(weighted)
-            total += np.where(finite, weighted, 0.0)
+            total += _zero_where_unknown(weighted, finite)
             if name in self._personalized:
                 known |= finite
-            if tables is not None:
-                tables[number] = weighted
-        return np.where(known, total, -np.inf)
+        total[~known] = -np.inf
+        return total
+
+
+def _zero_where_unknown(scores: FloatArray, known: BoolArray) -> FloatArray:
+    """A copy of scores with 0 for unknown items; on their bits, where a choice for each item would take longer."""
+    bits: IntArray = scores.view(np.int64) * known
+    return bits.view(np.float64)
 
 
 def _main_signals(ranker_scores: FloatArray, item_indices: IntArray) -> IntArray:
     """For each item, the ranker of [P, N] whose score of it is furthest above that ranker's mean: int64 [k]."""
-    finite = np.isfinite(ranker_scores)
-    means = np.where(finite, ranker_scores, 0.0).sum(axis=1) / np.maximum(finite.sum(axis=1), 1)
-    above = np.where(finite[:, item_indices], ranker_scores[:, item_indices] - means[:, None], -np.inf)
-    signals: IntArray = above.argmax(axis=0)
+    above = ranker_scores[:, item_indices]
+    for row, scores in zip(above, ranker_scores, strict=True):
+        known = np.isfinite(scores)
+        row -= _zero_where_unknown(scores, known).sum() / max(np.count_nonzero(known), 1)
+    signals: IntArray = np.where(np.isfinite(above), above, -np.inf).argmax(axis=0)
     return signals
 
 
@@ -229,19 +237,22 @@ def _choice_scores(
     return np.where(np.isfinite(compared), compared, 0.0), np.array([len(scores) for scores in choices])
 
 
-def _top_negatives(scores: FloatArray, request: RankRequest) -> IntArray:
+def _top_negatives(scores: DenseScores, request: RankRequest) -> IntArray:
     """The allowed items that a ranker scores highest; none if all scores are equal."""
-    items = np.flatnonzero(np.isfinite(scores))
-    items = items[request.allowed.contains(items)]
-    known = scores[items]
-    if not len(known) or known.min() == known.max():
-        return items[:0]
-    return items if len(known) <= _TOP_NEGATIVES else items[np.argpartition(-known, _TOP_NEGATIVES)[:_TOP_NEGATIVES]]
+    ranking = top_k(scores, request.allowed, _TOP_NEGATIVES)
+    if len(ranking.scores) and ranking.scores[0] == ranking.scores[-1]:
+        items = np.flatnonzero(np.isfinite(scores))
+        known = scores[items[request.allowed.contains(items)]]
+        if known.min() == known.max():
+            return ranking.item_indices[:0]
+    return ranking.item_indices
 
 
-def _ranker_scores(ranker: DenseRanker, requests: Sequence[RankRequest]) -> FloatArray:
-    """[U, N]; minus infinity for all items of a request that the ranker cannot rank."""
+def _ranker_scores(ranker: DenseRanker, requests: Sequence[RankRequest]) -> DenseScores:
+    """[U, N]; minus infinity for all items of a request that the ranker cannot rank. May be read-only."""
     rankable = [row for row, request in enumerate(requests) if ranker.can_rank(request)]
+    if len(rankable) == len(requests):
+        return ranker.scores(requests)
     scores = np.full((len(requests), requests[0].allowed.universe), -np.inf)
     if rankable:
         scores[rankable] = ranker.scores([requests[row] for row in rankable])

@@ -74,6 +74,21 @@ def test_items_with_the_same_neighbours_have_similar_vectors() -> None:
         assert len(few) == size
 
 
+def test_rare_items_get_vectors_from_frequent_neighbours() -> None:
+    """A catalog of a million items would wait for minutes, or its rare items would have no vector at all."""
+    histories = [[0, 2, 3], [0, 3, 2], [1, 2, 3], [1, 3, 2], [4, 5, 6], [4, 6, 5]] * 20 + [[7, 2, 3], [8, 2, 3], [9]]
+    arrays = np.cumsum([0, *map(len, histories)]), np.concatenate([np.array(one) for one in histories])
+    vectors = fit_pmi_vectors(*arrays, 10, max_contexts=7)
+    assert vectors.shape == (10, 6)
+    near = vectors @ vectors.T
+    assert near[7, 0] > 0.9
+    assert abs(near[7, 4]) < 0.1
+    assert vectors[7].tolist() == vectors[8].tolist(), "items with the same counts have the same vector"
+    assert not vectors[9].any(), "an item without neighbours has none"
+    rarest_cut, all_items = (fit_pmi_vectors(*arrays, 10, dimension=4, max_contexts=count) for count in (9, 10))
+    np.testing.assert_allclose(rarest_cut @ rarest_cut.T, all_items @ all_items.T, atol=1e-4)
+
+
 def test_item_vectors_do_not_depend_on_what_a_process_computed_before() -> None:
     """A restarted server would rank with other vectors than a running one. The logs are of low rank: few users."""
     logs = [[[0, 1, 2, 9], [3, 4, 5], [2, 7, 8, 4]], [[5, 1, 6], [9, 4, 0], [2, 7, 3]]]
