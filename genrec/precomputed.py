@@ -28,6 +28,7 @@ from genrec.index.identifiers import Identifiers, TitleIdentifiers
 from genrec.index.vector_grid import round_to_grid
 from genrec.pipeline import CollaborativeModel
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.rankers.collaborative import MAX_CONTEXTS
 from genrec.rankers.collaborative_counts import CollaborativeCounts, item_vectors, learn_weights
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.prior_store import draw_histories
@@ -61,7 +62,9 @@ def load_collaborative_model(
     """
     offsets, items = interactions.to_indices(catalog, on_unknown="skip")
     events = sha256(offsets.tobytes() + items.tobytes() + interactions.timestamps.tobytes()).hexdigest()
-    version = "counts 7" if interactions.order != "none" else "counts 7 without order"
+    version = "counts 6" if interactions.order != "none" else "counts 6 without order"
+    if len(catalog) > MAX_CONTEXTS:
+        version += f" {MAX_CONTEXTS} contexts"
     folder = cache / "counts" / cache_key(version, catalog.fingerprint, events, encoder_name)
     if folder.is_dir():
         with explain_cache_errors(folder):

@@ -20,6 +20,8 @@ from genrec.index.vector_grid import round_to_grid
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.types import FloatArray, IntArray
 
+MAX_CONTEXTS = 20_000  # items whose neighbourhoods are decomposed
+
 _MIN_SINGULAR_VALUE_RATIO = 1e-6  # to the largest singular value; smaller ones are rounding
 _PROJECTED_ROWS = 4096  # rows projected at once
 _MAX_DENSE_ITEMS = 1000  # smaller matrices are often of low rank, where ARPACK goes on from a random vector of its own
@@ -164,7 +166,7 @@ def fit_pmi_vectors(
     *,
     dimension: int = 128,
     window: int | None = 7,
-    max_contexts: int = 20_000,
+    max_contexts: int = MAX_CONTEXTS,
 ) -> NDArray[np.float32]:
     """Item vectors that are similar for items with the same neighbours in histories.
 
