@@ -18,7 +18,6 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
 from scipy.optimize import linear_sum_assignment
 
 from genrec import artifact
@@ -244,6 +243,8 @@ def _candidate_words(tokenizer: Tokenizer, encoder: Encoder) -> tuple[IntArray, 
 
 def _kmeans(vectors: NDArray[np.float32], codebook_size: int, rng: np.random.Generator) -> tuple[FloatArray, IntArray]:
     """The centroids, float32 [W, D], and the cluster of each vector, int64 [N]."""
+    from scipy.cluster.vq import kmeans2  # takes a third of a second to import
+
     with catch_warnings():
         simplefilter("ignore", UserWarning)  # about empty clusters; `report` counts them
         # k-means++ draws by distance, so it needs as many different vectors as clusters.

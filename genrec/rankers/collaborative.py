@@ -69,7 +69,8 @@ class CooccurrenceRanker(DenseRanker):
         before, after = item_indices[:-1][same_user], item_indices[1:][same_user]
         following = sparse.csr_array((ones[: len(before)], (before, after)), shape=(n_items, n_items))
         totals = seen.sum(axis=0)
-        self._cooccurrence = _cosine_normalize((seen.T @ seen).tocsr(), totals)
+        # The product is symmetric, so its columns, which SciPy computes, are its rows.
+        self._cooccurrence = _cosine_normalize((seen.T @ seen).tocsc().T, totals)
         self._next_item = _cosine_normalize(following, totals)
         self._apply_weights(decay, next_weight, cooccurrence_weight)
 

@@ -43,6 +43,7 @@ _RECENT_DECAY = 0.7  # weight of a history item relative to the next newer one
 _MIN_TITLE_WEIGHT = 1e-6  # least weight of texts
 _MIN_WORDS_WEIGHT, _MAX_WORDS_WEIGHT = 1.0, 100.0  # range of the weight of the query
 _MAX_TRAINING_USERS, _MAX_WORDS_USERS = 2000, 500  # users that weights are learned from
+_MAX_TRAINING_SCORES = 300_000_000  # users times items: fewer users are enough to learn nine weights in a large catalog
 _TITLE_WORD = re.compile(r"[^\W\d_]{3,}")  # title words that may be part of a query
 _SEED = 0
 _MAX_VECTOR_ITEMS = 500_000  # larger catalogs have no item vectors, which would take too much memory
@@ -124,7 +125,7 @@ class CollaborativeCounts:
 
 
 def learn_weights(catalog: Catalog, interactions: Interactions, embedding: EmbeddingRanker | None) -> dict[str, float]:
-    """Learn the weights of the signals from the last baskets of up to 2,000 users.
+    """Learn the weights of the signals from the last baskets of up to 2,000 users, fewer above 150,000 items.
 
     Args:
         catalog: the items that can be recommended.
@@ -139,7 +140,8 @@ def learn_weights(catalog: Catalog, interactions: Interactions, embedding: Embed
     signals.pop(_WORDS_SIMILARITY, None)
     rng, everything = np.random.default_rng(_SEED), Subset.everything(len(catalog))
     requests, targets = [], []
-    for number in rng.permutation(len(baskets))[:_MAX_TRAINING_USERS]:
+    n_users = min(_MAX_TRAINING_USERS, max(_MAX_WORDS_USERS, _MAX_TRAINING_SCORES // len(catalog)))
+    for number in rng.permutation(len(baskets))[:n_users]:
         history = _known_indices(catalog, baskets[number].history.item_ids)
         new = np.setdiff1d(_known_indices(catalog, baskets[number].item_ids), history)
         if len(new) and len(history):
