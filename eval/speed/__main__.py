@@ -2,8 +2,8 @@
 
 `index` looks up, builds, loads and updates catalogs; `search` runs beam search on language models; `scoring` scores
 candidates; `tree` ranks them with each kind of token tree; `embedding` ranks a million vectors; `batch` runs over a
-million rows; `vllm` ranks inside vLLM, which must be installed; `gpu` measures on one GPU. Rows have a floor and an
-aim; `--json` saves all rows, and `plot FILE... --out DIR` draws saved rows.
+million rows; `open` reads a log of a million events; `vllm` ranks inside vLLM, which must be installed; `gpu` measures
+on one GPU. Rows have a floor and an aim; `--json` saves all rows, and `plot FILE... --out DIR` draws saved rows.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-BENCHMARKS = ("index", "search", "scoring", "tree", "embedding", "batch", "vllm", "gpu")
+BENCHMARKS = ("index", "search", "scoring", "tree", "embedding", "batch", "open", "vllm", "gpu")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -140,6 +140,7 @@ PACKAGES = {
     "vLLM": "vllm",
     "torch": "torch",
     "numpy": "numpy",
+    "implicit": "implicit",
     "genrec": "genrec",
 }
 

@@ -1,6 +1,7 @@
 """Benchmarks: peers return the same results as genrec, and reports are correct."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.speed import dictionary, exactness, huggingface, lookup, static, subject, tree
+from eval.speed import open as opening
 from eval.speed.catalog import Identifiers, titles, uniform, zipf
 from eval.speed.measurement import interleave, peak_memory
 from eval.speed.model import random_backend
@@ -282,3 +284,17 @@ def test_a_wrong_search_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = {row.variant: row.genrec for row in exactness.rows(30, seed=7)}
     assert counted["score of an item wrong"]
     assert counted["full width differs from brute force"] or counted["reported as proven but not the top k"]
+
+
+def test_genrec_and_its_peer_open_the_same_log(tmp_path: Path) -> None:
+    """A command that fails, or a file that a peer cannot read, would be found only in the long measurement."""
+    opening.write_log(tmp_path, scale=200)
+    files = ["--items", str(tmp_path / "items.csv"), "--interactions", str(tmp_path / "events.csv")]
+    genrec = [sys.executable, "-m", "genrec", "recommend", "u0", *files, "--model", "none", "--encoder", "none"]
+    peer = [sys.executable, "eval/speed/open_peers.py", "implicit", str(tmp_path / "events.csv"), "9"]
+    for command in (genrec, peer):
+        cost = opening.run_measured(command, {"GENREC_CACHE": str(tmp_path / "cache")})
+        assert cost.seconds > 0
+        assert cost.megabytes > 10
+    with pytest.raises(ValueError, match="exit code"):
+        opening.run_measured([*peer[:-2], str(tmp_path / "absent.csv"), "9"], {})
