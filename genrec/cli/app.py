@@ -11,18 +11,21 @@ from typer.core import TyperGroup
 from genrec.cli import (
     batch,
     chat,
+    config,
     data,
     demo,
     doctor,
     evaluate,
     exit_codes,
     index,
+    init,
     model,
     prompt,
     recommend,
     serve,
     terminal,
 )
+from genrec.cli.config_options import with_config
 from genrec.errors import GenrecError
 
 
@@ -95,6 +98,7 @@ def _options(
         logging.getLogger("genrec.rankers.failures").addHandler(logging.NullHandler())
 
 
+app.command("init")(init.init)
 app.command("demo")(demo.demo)
 app.command("recommend")(recommend.recommend)
 app.command("chat")(chat.chat)
@@ -106,6 +110,11 @@ for _name, _group in (
     ("prompt", prompt.group),
     ("data", data.group),
     ("model", model.group),
+    ("config", config.group),
 ):
     app.add_typer(_group, name=_name, no_args_is_help=True)
 app.command("doctor")(doctor.doctor)
+for _typer in (app, *(info.typer_instance for info in app.registered_groups)):
+    for _command in _typer.registered_commands if _typer is not None else ():
+        if _command.callback is not None:
+            _command.callback = with_config(_command.callback)

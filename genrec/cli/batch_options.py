@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from genrec.cli import options
-from genrec.cli.settings_options import setting_options
+from genrec.cli.settings_options import RANKER_PANEL, setting_options
 
 _TEXT_PANEL = "Texts"
 
@@ -20,7 +20,13 @@ Input = Annotated[
 ]
 Output = Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder of the run.")]
 RankerName = Annotated[
-    str, typer.Option("--ranker", metavar="CHOICE", help="Ranker: generative, blend, embedding or popularity.")
+    str,
+    typer.Option(
+        "--ranker",
+        metavar="CHOICE",
+        help="Ranker: generative, blend, embedding or popularity.",
+        rich_help_panel=RANKER_PANEL,
+    ),
 ]
 WithParent = Annotated[bool, typer.Option("--with-parent", hidden=True, help="End when standard input closes.")]
 Prompt = Annotated[

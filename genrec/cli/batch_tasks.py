@@ -1,7 +1,6 @@
 """The task of a batch run: created from options, or from the manifest of a run."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -13,6 +12,7 @@ import typer
 from genrec.cli import first_ranker, loading, model_downloads, terminal
 from genrec.cli.batch_provenance import data_provenance, model_provenance, recommend_provenance
 from genrec.cli.chat_template_options import CHAT_TEMPLATE_OPTIONS, canonical_arguments
+from genrec.cli.config_file import absolute_path
 from genrec.cli.options import DATA_OPTIONS
 from genrec.cli.settings_options import SETTING_OPTIONS
 from genrec.errors import InputError, MismatchError, ModelMissingError, check_count
@@ -96,7 +96,7 @@ def task_options_from(context: typer.Context, input_path: Path) -> dict[str, Any
     given["where"] = loading.join_filters(given["where"])
     given["schema"] = None if given["schema"] is None else _read_schema(Path(given["schema"]))
     paths = _PATH_OPTIONS if given["api_url"] is not None else (*_PATH_OPTIONS, "model")
-    return given | {name: _absolute_path(given[name]) for name in paths if given[name] is not None}
+    return given | {name: absolute_path(given[name]) for name in paths if given[name] is not None}
 
 
 def check_rows(task_options: Mapping[str, Any], input_path: Path) -> None:
@@ -295,16 +295,6 @@ def _open_prompt_builder(
     recommender = Recommender(catalog, [ranker], interactions=interactions)
     inputs = TemplateInputs(recommender, on_unknown=task_options["on_unknown"])
     return TemplatePromptBuilder(template, inputs), provenance | data_provenance(recommender)
-
-
-def _absolute_path(name: Any) -> str:
-    """An absolute path; names of bundled models, data sets and templates are returned unchanged."""
-    from genrec.datasets.models import MODELS
-    from genrec.datasets.registry import DATASETS
-    from genrec.prompting.template import template_names
-
-    shipped = {"none", *MODELS, *DATASETS, *template_names()}
-    return str(name) if str(name) in shipped or not os.path.exists(name) else os.path.abspath(name)
 
 
 def _reject_options(context: typer.Context, names: Iterable[str], reason: str) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.cli.settings_options import MODEL_PANEL, SEARCH_PANEL
+from genrec.cli.settings_options import MODEL_PANEL, RANKER_PANEL
 
 _DATA_PANEL, _FILTER_PANEL = "Data", "Filters"
 
@@ -27,7 +27,11 @@ Offline = Annotated[bool, typer.Option("--offline", help="Download nothing; fail
 Data = Annotated[
     str | None,
     typer.Option(
-        "--data", metavar="NAME", help="Name of a data set.", show_default="online-retail", rich_help_panel=_DATA_PANEL
+        "--data",
+        metavar="NAME",
+        help="Name of a data set.",
+        show_default="online-retail without your own files",
+        rich_help_panel=_DATA_PANEL,
     ),
 ]
 Items = Annotated[
@@ -213,7 +217,7 @@ RankingTimeout = Annotated[
         metavar="SECONDS",
         help="Time limit for ranking in one turn of a conversation.",
         show_default="1.5",
-        rich_help_panel=SEARCH_PANEL,
+        rich_help_panel=RANKER_PANEL,
     ),
 ]
 

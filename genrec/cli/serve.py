@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genrec.cli import first_ranker, loading, model_downloads, options, terminal
-from genrec.cli.settings_options import setting_options
+from genrec.cli.settings_options import RANKER_PANEL, setting_options
 from genrec.errors import EngineError, InputError, ModelMissingError, StoreError, missing_packages
 
 if TYPE_CHECKING:
@@ -83,7 +83,10 @@ MaxQueue = Annotated[
 Ranker = Annotated[
     str,
     typer.Option(
-        "--ranker", metavar="CHOICE", help=f"First ranker of the fallback chain: {', '.join(first_ranker.RANKERS)}."
+        "--ranker",
+        metavar="CHOICE",
+        help=f"First ranker of the fallback chain: {', '.join(first_ranker.RANKERS)}.",
+        rich_help_panel=RANKER_PANEL,
     ),
 ]
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-MODEL_PANEL, SEARCH_PANEL, API_PANEL = "Model", "Search", "Model behind an API"
+MODEL_PANEL, RANKER_PANEL, API_PANEL = "Model", "Ranker", "API"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class SettingOption:
     default: object
     help: str
     metavar: str = ""
-    panel: str = SEARCH_PANEL
+    panel: str = RANKER_PANEL
     alias: str = ""
 
     @property

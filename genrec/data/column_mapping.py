@@ -118,7 +118,7 @@ class ColumnMapping:
         notices = []
         if recognized:
             pairs = [f"{theirs!r} as {name}" for name, theirs in recognized.items()]
-            notices.append(Notice("columns_recognized", {"source": label, "columns": pairs}))
+            notices.append(Notice("columns_recognized", {"source": label, "columns": pairs, "recognized": recognized}))
         completed = replace(self, names={**self.names, **recognized})
         return completed._choose(columns), notices
 
