@@ -16,13 +16,11 @@ from eval.dialogue import Dialogues, Turn, folds, interactions_of
 from eval.progress import report_progress
 from genrec import (
     BlendRanker,
-    Catalog,
     CatalogIndex,
     CooccurrenceRanker,
     EmbeddingRanker,
     GenerativeRanker,
     GenerativeSettings,
-    Item,
     PopularityRanker,
     Ranker,
     RankRequest,
@@ -33,9 +31,9 @@ from genrec import (
     read_template,
 )
 from genrec.errors import InputError
-from genrec.loading import embed_titles, load_backend
+from genrec.loading import embed_texts, load_backend
 from genrec.prompting import one_line
-from genrec.rankers import DenseRanker, PriorSource, fit_weights
+from genrec.rankers import WORDS_SIMILARITY, DenseRanker, LexicalRanker, PriorSource, fit_weights, text_signals
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import FloatArray, IntArray
 
@@ -74,9 +72,8 @@ def make_embed(cache: Path) -> Embed:
     """The bundled sentence encoder, with its vectors cached like those of a catalog."""
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        catalog = Catalog.from_items(Item(number, text) for number, text in enumerate(texts))
         report = report_progress("texts")
-        found = embed_titles(catalog, Settings(), cache, on_progress=lambda _, done, total: report(done, total))
+        found = embed_texts(texts, Settings(), cache, on_progress=lambda _, done, total: report(done, total))
         if found is None:
             raise InputError("the settings have no sentence encoder; set one")
         return found.vectors
@@ -107,10 +104,14 @@ def make_component_rankers(
     size, log = len(data.catalog), interactions_of(training_turns)
     offsets, items = _empty_log() if log is None else log.to_indices(data.catalog)
     described = EmbeddingRanker(texts.descriptions, encoder=texts.contexts)
+    lexical = LexicalRanker.from_texts(data.descriptions)
     by_history, by_words = described.history_and_words_rankers()
+    titles = EmbeddingRanker(texts.titles, encoder=texts.contexts, history_weight=0)
     return {
-        "dialogue, by titles": EmbeddingRanker(texts.titles, encoder=texts.contexts, history_weight=0),
+        "dialogue, by titles": titles,
+        "dialogue, by letters of descriptions": lexical,
         "dialogue, by descriptions": by_words,
+        "dialogue, by descriptions and their letters": text_signals(described, lexical)[WORDS_SIMILARITY],
         "like what was mentioned": by_history,
         "beside what was mentioned": CooccurrenceRanker(offsets, items, size, decay=0.9, next_weight=0),
         POPULAR: PopularityRanker(np.bincount(items, minlength=size)),

@@ -27,7 +27,7 @@ from genrec.evaluation import (
     popularity_lift,
     summarise,
 )
-from genrec.loading import embed_titles
+from genrec.loading import embed_texts
 from genrec.settings import Settings
 from genrec.types import BoolArray
 
@@ -60,8 +60,11 @@ def title_vectors(experiment: Experiment) -> NDArray[np.float32] | None:
     """Title vectors, for the diversity of lists; None if the text encoder is not installed."""
     try:
         report = report_progress("titles, for diversity")
-        embedding = embed_titles(
-            experiment.catalog, Settings(), default_cache(), on_progress=lambda _, done, total: report(done, total)
+        embedding = embed_texts(
+            experiment.catalog.titles,
+            Settings(),
+            default_cache(),
+            on_progress=lambda _, done, total: report(done, total),
         )
     except ModelMissingError as error:
         print(f"note: the diversity of lists is not measured: {error}", file=sys.stderr)

@@ -21,12 +21,12 @@ from rich.table import Table
 from eval.progress import wide_console
 from eval.speed.report import commit, machine
 from genrec import RankRequest, Settings, Subset, open_dataset
-from genrec.cache import default_cache
+from genrec.cache import default_cache, ignore_progress
 from genrec.deadline import Deadline
 from genrec.errors import GenrecError, InputError
 from genrec.evaluation import Interval, mean_interval, next_basket
-from genrec.loading import embed_titles
-from genrec.rankers import CollaborativeCounts, DenseRanker, learn_weights
+from genrec.loading import embed_texts, load_lexical_ranker
+from genrec.rankers import WORDS_SIMILARITY, CollaborativeCounts, DenseRanker, learn_weights, text_signals
 from genrec.types import IntArray
 
 SEED = 20261122
@@ -61,15 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(users: int, seed: int) -> dict[str, Any]:
     """Measure Hit@10 of each ranker with and without words, for each length of the history."""
     catalog, interactions = open_dataset("online-retail", default_cache())
-    embedding = embed_titles(catalog, Settings(), default_cache())
+    embedding = embed_texts(catalog.titles, Settings(), default_cache())
     if embedding is None:
         raise InputError("the settings have no sentence encoder; set one")
     experiment = next_basket(catalog, interactions, part="validation", users=users, seed=seed)
-    weights = learn_weights(catalog, experiment.train, embedding)
-    blend = CollaborativeCounts.from_interactions(catalog, experiment.train).blend(embedding, weights)
+    lexical = load_lexical_ranker(catalog.titles, default_cache(), ignore_progress)
+    weights = learn_weights(catalog, experiment.train, embedding, lexical)
+    blend = CollaborativeCounts.from_interactions(catalog, experiment.train).blend(embedding, weights, lexical)
     rankers: dict[str, DenseRanker] = {
         **({"blend": blend} if blend is not None else {}),
         "embedding": embedding,
+        "lexical": lexical,
     }
     random, everything = np.random.default_rng(seed), Subset.everything(len(catalog))
     users_with_words: list[tuple[IntArray, str, int]] = []
@@ -94,7 +96,7 @@ def measure(users: int, seed: int) -> dict[str, Any]:
                 row[key] = asdict(_hits(ranker, asked, [target for *_, target in users_with_words], seed))
             rows.append(row)
     alone = [RankRequest(had[:0], words, everything.without(had)) for had, words, _ in users_with_words]
-    _, words_alone = embedding.history_and_words_rankers()
+    words_alone = text_signals(embedding, lexical)[WORDS_SIMILARITY]
     spoken = asdict(_hits(words_alone, alone, [target for *_, target in users_with_words], seed))
     rows.append({"known": 0, "ranker": "words alone", "silent": None, "spoken": spoken})
     return {

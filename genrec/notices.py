@@ -22,6 +22,7 @@ SENTENCES: Mapping[str, str] = {
         "column {column!r} of {source} stays text, because {why}; to read it, set types to one of {types}"
     ),
     "entities_decoded": "HTML entities in titles of {source} were decoded ({count:,}), such as {before!r} to {after!r}",
+    "text_columns": "items are searched and compared by their {columns}; to change it, set text",
     # recommendation lists
     "stage_skipped": "{stage} was skipped",
     "explanation_skipped": "reasons for the items from {stage} were skipped",
@@ -49,6 +50,11 @@ SENTENCES: Mapping[str, str] = {
     "no_language_model": "no language model",
     "model_unreachable": "the server of the language model is unavailable",
     "no_embedding_ranker": "no embedding ranker",
+    "texts_unreadable": (
+        "the encoder {encoder} cannot read the texts of {count:,} of {total:,} items, so these are searched by their "
+        "letters only; set encoder to a multilingual one, such as "
+        "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
+    ),
     "reasoning_skipped": (
         "the model was trained to reason first (its chat template opens answers with {generation_prompt!r}), but it "
         "answers without reasoning here; choose a model that answers directly, or serve it behind an API with "

@@ -13,9 +13,10 @@ from genrec.backends.base import TextBackend
 from genrec.backends.provenance import Provenance
 from genrec.data.catalog import Catalog
 from genrec.data.interactions import Interactions
+from genrec.data.item_texts import unchanged_text_indices
 from genrec.decoding.grammar import GrammarCompiler
 from genrec.errors import InputError
-from genrec.index.catalog_index import CatalogIndex, unchanged_item_indices
+from genrec.index.catalog_index import CatalogIndex
 from genrec.index.identifiers import Identifiers
 from genrec.notices import Notice
 from genrec.prompting.message_tokenizer import MessageTokenizer
@@ -26,10 +27,12 @@ from genrec.rankers.collaborative_counts import INITIAL_WEIGHTS, CollaborativeCo
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.ensemble import BlendRanker
 from genrec.rankers.generative import GenerativeRanker
+from genrec.rankers.lexical import LexicalRanker
 from genrec.rankers.listwise import ListwiseRanker
 from genrec.rankers.listwise_settings import ListwiseSettings
 from genrec.rankers.popularity import PopularityRanker
 from genrec.rankers.prior_store import draw_histories
+from genrec.rankers.text_signals import text_blend
 from genrec.recommender import Recommender
 from genrec.types import IntArray
 
@@ -216,8 +219,10 @@ class Pipeline:
         interactions: histories of known users, or None.
         embedding: the embedding ranker, or None.
         collaborative: counts and weights learned from the interactions, or None.
-        ensemble: the ranker for `collaborative` and `embedding` over this catalog, or None.
+        ensemble: the ranker for `collaborative`, `embedding` and `lexical` over this catalog, or None.
         popularity: the popularity ranker, the last stage.
+        lexical: the ranker by the letters of a query, or None.
+        text_columns: the columns that make the texts of items, which `embedding` and `lexical` see.
         llm: the LLM stage, or None.
         loading_notices: a notice for each stage that could not be loaded.
         cache: the cache folder with results that were computed from the interactions, or None.
@@ -229,6 +234,8 @@ class Pipeline:
     collaborative: CollaborativeModel | None
     ensemble: BlendRanker | None
     popularity: PopularityRanker
+    lexical: LexicalRanker | None = None
+    text_columns: tuple[str, ...] = ("title",)
     llm: LlmStage | ListwiseStage | None = None
     loading_notices: tuple[Notice, ...] = ()
     cache: Path | None = None
@@ -240,16 +247,19 @@ class Pipeline:
         interactions: Interactions | None = None,
         embedding: EmbeddingRanker | None = None,
         collaborative: CollaborativeModel | None = None,
+        lexical: LexicalRanker | None = None,
     ) -> "Pipeline":
-        """A pipeline without an LLM."""
+        """A pipeline without an LLM; the text rankers see titles, unless `text_columns` is replaced."""
+        by_texts = None if lexical is None else text_blend(embedding, lexical)
         if collaborative is None:
             item_counts = np.zeros(len(catalog), dtype=np.int64)
             if interactions is not None:
                 item_counts = interactions.item_counts(catalog, on_unknown="skip")
-            return cls(catalog, interactions, embedding, None, None, PopularityRanker(item_counts))
+            return cls(catalog, interactions, embedding, None, by_texts, PopularityRanker(item_counts), lexical)
         counts = collaborative.counts_for(catalog)
-        blend = counts.blend(embedding, collaborative.weights)
-        return cls(catalog, interactions, embedding, collaborative, blend, PopularityRanker(counts.item_counts))
+        blend = counts.blend(embedding, collaborative.weights, lexical) or by_texts
+        popularity = PopularityRanker(counts.item_counts)
+        return cls(catalog, interactions, embedding, collaborative, blend, popularity, lexical)
 
     @property
     def notices(self) -> tuple[Notice, ...]:
@@ -268,11 +278,16 @@ class Pipeline:
 
     @property
     def stages(self) -> list[Ranker]:
-        """The stages of the fallback chain that exist: LLM, smaller LLM search, ensemble, embedding, popularity."""
+        """The stages of the fallback chain that exist: LLM, smaller LLM search, ensemble, embedding, lexical,
+        popularity."""
         llm_stages: Sequence[Ranker] = () if self.llm is None else self.llm.stages
         return [
             *llm_stages,
-            *(ranker for ranker in (self.ensemble, self.embedding, self.popularity) if ranker is not None),
+            *(
+                ranker
+                for ranker in (self.ensemble, self.embedding, self.lexical, self.popularity)
+                if ranker is not None
+            ),
         ]
 
     def recommender(self, *, lookup_users: bool = True) -> Recommender:
@@ -287,9 +302,10 @@ class Pipeline:
     def revised(self, upsert: Catalog | None = None, remove: Iterable[object] = ()) -> "Pipeline":
         """A new pipeline for a changed catalog; this one stays as it is.
 
-        Only new titles are embedded and tokenized. The LLM, the prior of unchanged items and the weights of the
-        collaborative signals are kept. Items that were not in the catalog when the interactions were counted have no
-        counts. An item that is removed and later added again gets its counts back. Nothing is written to disk.
+        Only new texts are embedded and counted, and only new titles tokenized. The LLM, the prior of unchanged items
+        and the weights of the collaborative signals are kept. Items that were not in the catalog when the interactions
+        were counted have no counts. An item that is removed and later added again gets its counts back. Nothing is
+        written to disk.
 
         Args:
             upsert: items that replace those with the same ids, attributes included, and new items.
@@ -309,13 +325,13 @@ class Pipeline:
         Raises:
             EngineError: a model failed.
         """
-        embedding = self.embedding
-        if embedding is not None:
-            indices = unchanged_item_indices(self.catalog, catalog)
-            changed = np.delete(np.arange(len(catalog)), indices[indices >= 0])
-            embedding = embedding.reindexed(indices, catalog.titles_at(changed))
-        rankers = Pipeline.from_rankers(catalog, self.interactions, embedding, self.collaborative)
-        pipeline = replace(rankers, loading_notices=self.loading_notices, cache=self.cache)
+        embedding, lexical = self.embedding, self.lexical
+        if embedding is not None or lexical is not None:
+            indices, new_texts = unchanged_text_indices(self.catalog, catalog, self.text_columns)
+            embedding = None if embedding is None else embedding.reindexed(indices, new_texts)
+            lexical = None if lexical is None else lexical.reindexed(indices, new_texts)
+        rankers = Pipeline.from_rankers(catalog, self.interactions, embedding, self.collaborative, lexical)
+        pipeline = self._with_rankers(rankers)
         if self.llm is None:
             return pipeline
         return replace(pipeline, llm=self.llm.reindexed(catalog, pipeline.retriever))
@@ -344,8 +360,8 @@ class Pipeline:
         return self._with_interactions(self.interactions, model)
 
     def _with_interactions(self, interactions: Interactions | None, model: CollaborativeModel | None) -> "Pipeline":
-        rankers = Pipeline.from_rankers(self.catalog, interactions, self.embedding, model)
-        pipeline = replace(rankers, loading_notices=self.loading_notices, cache=self.cache)
+        rankers = Pipeline.from_rankers(self.catalog, interactions, self.embedding, model, self.lexical)
+        pipeline = self._with_rankers(rankers)
         if self.llm is None:
             return pipeline
         retriever = origin_retriever = pipeline.retriever
@@ -353,6 +369,10 @@ class Pipeline:
             original = Pipeline.from_rankers(self.llm.origin.index.catalog, interactions, None, model)
             origin_retriever = original.retriever
         return replace(pipeline, llm=self.llm.with_interactions(interactions, retriever, origin_retriever))
+
+    def _with_rankers(self, rankers: "Pipeline") -> "Pipeline":
+        """A pipeline with other rankers, without an LLM; the rest is kept."""
+        return replace(rankers, text_columns=self.text_columns, loading_notices=self.loading_notices, cache=self.cache)
 
     def _removed_indices(self, upsert: Catalog | None, remove: Iterable[object]) -> IntArray:
         removed = np.unique(self.catalog.indices_of(remove))

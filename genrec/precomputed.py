@@ -1,5 +1,6 @@
 """Indexes, item vectors, and counts and weights of interactions: read from the cache, or computed and saved there."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +32,7 @@ from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.rankers.collaborative import MAX_CONTEXTS
 from genrec.rankers.collaborative_counts import CollaborativeCounts, item_vectors, learn_weights
 from genrec.rankers.embedding import EmbeddingRanker
+from genrec.rankers.lexical import LexicalRanker
 from genrec.rankers.prior_store import draw_histories
 from genrec.settings import Settings
 from genrec.types import IntArray
@@ -43,29 +45,31 @@ def load_collaborative_model(
     catalog: Catalog,
     interactions: Interactions,
     embedding: EmbeddingRanker | None,
-    encoder_name: str,
+    text_name: str,
     cache: Path,
     progress: Progress,
+    lexical: LexicalRanker | None = None,
 ) -> CollaborativeModel:
     """Count the interactions; item vectors and weights come from the cache or are learned.
 
     Args:
         catalog: the items that can be recommended.
         interactions: the log; events of items that the catalog lacks are skipped.
-        embedding: the ranker by texts, whose weight is learned too, or None.
-        encoder_name: names the weights of its encoder; "none" without one.
+        embedding: the ranker by the meaning of texts, whose weight is learned too, or None.
+        text_name: names the texts and the weights of the encoder.
         cache: the cache folder.
         progress: see `genrec.cache.Progress`.
+        lexical: the ranker by the letters of texts, or None.
 
     Raises:
         ArtifactError: the cached vectors or weights were altered.
     """
     offsets, items = interactions.to_indices(catalog, on_unknown="skip")
     events = sha256(offsets.tobytes() + items.tobytes() + interactions.timestamps.tobytes()).hexdigest()
-    version = "counts 6" if interactions.order != "none" else "counts 6 without order"
+    version = "counts 7" if interactions.order != "none" else "counts 7 without order"
     if len(catalog) > MAX_CONTEXTS:
         version += f" {MAX_CONTEXTS} contexts"
-    folder = cache / "counts" / cache_key(version, catalog.fingerprint, events, encoder_name)
+    folder = cache / "counts" / cache_key(version, catalog.fingerprint, events, text_name)
     if folder.is_dir():
         with explain_cache_errors(folder):
             weights = artifact.verify(folder, kind="counts", version=1)["weights"]
@@ -73,7 +77,7 @@ def load_collaborative_model(
     else:
         progress("Counting interactions", 0, 1)
         vectors = item_vectors(catalog, interactions)
-        weights = learn_weights(catalog, interactions, embedding)
+        weights = learn_weights(catalog, interactions, embedding, lexical)
         with optional_cache_write(folder):
             evict_old_counts(cache / "counts")
             contains = "item vectors from co-occurrence, and weights of signals, learned from all interactions"
@@ -86,42 +90,67 @@ def load_collaborative_model(
         progress("Counting interactions", 1, 1)
 
     def fit(others: Interactions) -> CollaborativeModel:
-        return load_collaborative_model(catalog, others, embedding, encoder_name, cache, ignore_progress)
+        return load_collaborative_model(catalog, others, embedding, text_name, cache, ignore_progress, lexical)
 
     counts = CollaborativeCounts.from_interactions(catalog, interactions, vectors)
     return CollaborativeModel(catalog, counts, weights, fit)
 
 
 def load_item_vectors(
-    catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress: Progress
+    texts: Sequence[str], encoder: "SentenceEncoder", cache: Path, progress: Progress
 ) -> NDArray[np.float32]:
-    """The vectors of the titles of a catalog: float32 [N, D], on the grid of `genrec.index.vector_grid`.
+    """The vectors of the texts of a catalog: float32 [N, D], on the grid of `genrec.index.vector_grid`.
 
     Raises:
         ArtifactError: the cached vectors were altered.
     """
-    folder = cache / "vectors" / cache_key("vectors 2", catalog.fingerprint, encoder.name)
-    metadata = {"catalog": catalog.fingerprint, "encoder": encoder.name}
+    folder = cache / "vectors" / cache_key("vectors 3", texts_digest(texts), encoder.name)
     if folder.is_dir():
         with explain_cache_errors(folder):
-            manifest = artifact.verify(folder, kind="vectors", version=1)
-            if {name: manifest.get(name) for name in metadata} != metadata:
-                raise ArtifactError(f"{folder} holds the vectors of another catalog or encoder")
+            artifact.verify(folder, kind="vectors", version=1)
             saved: NDArray[np.float32] = load_file(folder / "vectors.safetensors")["vectors"]
-        # Release 0.1 encoded equal titles apart, with vectors that differed by rounding; here the first one counts.
-        first: dict[str, int] = {}
-        return round_to_grid(saved[[first.setdefault(title, item) for item, title in enumerate(catalog.titles)]])
-    encoded = encoder.encode(catalog.titles, on_progress=lambda done, total: progress("Encoding titles", done, total))
+            return round_to_grid(saved)
+    encoded = encoder.encode(texts, on_progress=lambda done, total: progress("Encoding texts", done, total))
     vectors = round_to_grid(encoded, max_norm=1.0)
-    user_data = artifact.UserData("none", "vectors of titles", 0)
+    _save_arrays(folder, "vectors", "vectors of texts", {"vectors": vectors})
+    return vectors
+
+
+def load_lexical_ranker(texts: Sequence[str], cache: Path, progress: Progress) -> LexicalRanker:
+    """The ranker by the letters of the texts of a catalog, read from the cache or counted.
+
+    Raises:
+        ArtifactError: the cached counts were altered.
+    """
+    folder = cache / "lexical" / cache_key("lexical 1", texts_digest(texts))
+    if folder.is_dir():
+        with explain_cache_errors(folder):
+            artifact.verify(folder, kind="lexical", version=1)
+            return LexicalRanker.from_arrays(load_file(folder / "lexical.safetensors"))
+    progress("Counting words", 0, 1)
+    ranker = LexicalRanker.from_texts(texts)
+    _save_arrays(folder, "lexical", "counts of the words of texts", ranker.arrays)
+    progress("Counting words", 1, 1)
+    return ranker
+
+
+def texts_digest(texts: Sequence[str]) -> str:
+    """SHA-256 of texts and their order, in hexadecimal."""
+    digest = sha256()
+    for text in texts:
+        encoded = text.encode(errors="surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()
+
+
+def _save_arrays(folder: Path, kind: str, contains: str, arrays: dict[str, NDArray[np.generic]]) -> None:
+    """Write arrays that were computed from the catalog to the cache, if it can be written."""
+    user_data = artifact.UserData("none", contains, 0)
     with (
         optional_cache_write(folder),
-        artifact.artifact_writer(
-            folder, kind="vectors", version=1, user_data=user_data, metadata=metadata
-        ) as temporary,
+        artifact.artifact_writer(folder, kind=kind, version=1, user_data=user_data, metadata={}) as temporary,
     ):
-        save_file({"vectors": vectors}, temporary / "vectors.safetensors")
-    return vectors
+        save_file(arrays, temporary / f"{kind}.safetensors")
 
 
 def open_index(
@@ -169,13 +198,14 @@ def select_prior_histories(catalog: Catalog, interactions: Interactions | None, 
     return draw_histories(catalog, interactions, count=settings.background, min_length=min_length)
 
 
-def embed_titles(
-    catalog: Catalog, settings: Settings, cache: Path, *, on_progress: Progress | None = None
+def embed_texts(
+    texts: Sequence[str], settings: Settings, cache: Path, *, on_progress: Progress | None = None
 ) -> EmbeddingRanker | None:
-    """The embedding ranker over the titles of a catalog, with vectors read from the cache or computed.
+    """The embedding ranker over the texts of a catalog, with vectors read from the cache or computed.
 
     Args:
-        catalog: the items to embed.
+        texts: the text of each item, see `genrec.data.item_texts`. The vector of a text that the encoder cannot read is
+            0, so the item is unknown to the ranker.
         settings: names the encoder.
         cache: the cache folder.
         on_progress: as for `open_recommender`.
@@ -192,17 +222,26 @@ def embed_titles(
     try:
         with explain_model_errors(settings.encoder):
             encoder = open_encoder(
-                settings.encoder, cache, trust_remote_code=settings.trust_remote_code, device=settings.device
+                settings.encoder,
+                cache,
+                trust_remote_code=settings.trust_remote_code,
+                device=settings.device,
+                zero_unreadable=True,
             )
     except ArtifactError as error:  # a file of the encoder was altered
         raise EngineError(error.problem, remedy=error.remedy, code=error.code) from error
-    return EmbeddingRanker(load_item_vectors(catalog, encoder, cache, on_progress or ignore_progress), encoder=encoder)
+    return EmbeddingRanker(load_item_vectors(texts, encoder, cache, on_progress or ignore_progress), encoder=encoder)
 
 
 def open_encoder(
-    model: str | Path, cache: Path, *, trust_remote_code: bool = False, device: str | None = None
+    model: str | Path,
+    cache: Path,
+    *,
+    trust_remote_code: bool = False,
+    device: str | None = None,
+    zero_unreadable: bool = False,
 ) -> "SentenceEncoder":
-    """Load a sentence encoder by the name of a bundled model, a Hub id, or a folder.
+    """Load a sentence encoder by the name of a bundled model, a Hub id, or a folder; options as `SentenceEncoder`.
 
     Raises:
         ModelMissingError: the weights, or the packages that run them, are not on this machine; or the model needs
@@ -214,7 +253,11 @@ def open_encoder(
     from genrec.backends.encoder import SentenceEncoder
 
     return SentenceEncoder(
-        folder, device=device, name=weights_cache_name(model, folder), trust_remote_code=trust_remote_code
+        folder,
+        device=device,
+        name=weights_cache_name(model, folder),
+        trust_remote_code=trust_remote_code,
+        zero_unreadable=zero_unreadable,
     )
 
 

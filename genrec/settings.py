@@ -29,6 +29,8 @@ class Settings:
             numbers of proposed items, see `genrec.rankers.listwise`, and writes texts and preferences like any other.
         adapter: a LoRA adapter for the LLM: a folder, or the name of an embedded data set that ships with one.
         encoder: the sentence encoder: the name of a bundled model, a Hub id, or a folder; None for no encoder.
+        text: the columns that make the text by which an item is found and compared; None for the title and every other
+            column of words, see `genrec.data.item_texts`. Prompts show what their templates ask for.
         engine: what runs the LLM: Transformers in this process (`transformers`), vLLM in a process of its own (`vllm`),
             or a vLLM server (`server`), which takes the model's tokenizer from `model`.
         server_url: base URL of the server; its key is in the environment variable `GENREC_MODEL_API_KEY`.
@@ -59,6 +61,7 @@ class Settings:
     api: ApiSettings | None = None
     adapter: str | Path | None = None
     encoder: str | Path | None = ENCODER_MODEL
+    text: tuple[str, ...] | None = None
     engine: Engine = DEFAULT_ENGINE
     server_url: str | None = None
     server_model: str | None = None
@@ -83,6 +86,10 @@ class Settings:
             is_none = value is None and name in ("model", "adapter", "encoder")
             if not (is_none or isinstance(value, str | Path)):
                 raise InputError(f"{name} is {format_value(value)}; pass a name or a path")
+        if self.text is not None and (
+            not isinstance(self.text, tuple) or not all(isinstance(name, str) for name in self.text)
+        ):
+            raise InputError(f"text is {format_value(self.text)}; pass a tuple of names of columns")
         check_engine(self.engine, self.server_url)
         self._check_use()
         self._check_placement()

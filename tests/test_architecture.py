@@ -47,7 +47,7 @@ LAYERS = [
 # Implementations of one protocol: none knows another.
 SIBLINGS = {
     "backends": "openai_api transformers vllm_engine vllm_server",
-    "rankers": "collaborative embedding ensemble generative listwise popularity",
+    "rankers": "collaborative embedding ensemble generative lexical listwise popularity",
 }
 MODULES_AT_MOST = 12  # directly in genrec/, beside __init__ and __main__
 PUBLIC = (

@@ -23,6 +23,7 @@ from genrec.errors import EngineError, ModelMissingError
 _TOKENIZE_BLOCK = 4096  # texts
 _BATCH_SIZE_CPU = 8  # a query alone is encoded as so many texts; for two, rows of a product differed by their places
 _BATCH_SIZE_GPU = 64
+_MAX_UNKNOWN = 0.3  # share of unknown tokens in a text that can be read, such as two words and an emoji
 
 
 class SentenceEncoder:
@@ -35,6 +36,7 @@ class SentenceEncoder:
         batch_size: how many texts each pass encodes; a smaller pass is filled up. By default 8 on a CPU, else 64.
         name: how caches name these weights; by default the folder's name.
         trust_remote_code: run Python code of the model, see `load_pretrained`.
+        zero_unreadable: the vector of a text is 0 if over 30 % of its tokens are unknown to the tokenizer.
 
     Raises:
         EngineError: this machine does not have the device.
@@ -50,6 +52,7 @@ class SentenceEncoder:
         batch_size: int | None = None,
         name: str | None = None,
         trust_remote_code: bool = False,
+        zero_unreadable: bool = False,
     ) -> None:
         self.name = name or Path(model).name
         self._device = find_device(device)
@@ -62,6 +65,8 @@ class SentenceEncoder:
                 "safetensors, or fetch the model again"
             ) from error
         self._model = loaded.to(self._device).eval()
+        unknown = getattr(self._tokenizer.model, "unk_token", None) if zero_unreadable else None
+        self._unknown_id = None if unknown is None else self._tokenizer.token_to_id(unknown)
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.no_padding()
         default = _BATCH_SIZE_CPU if self._device.type == "cpu" else _BATCH_SIZE_GPU
@@ -77,7 +82,8 @@ class SentenceEncoder:
             on_progress: called after each batch with the number of encoded texts, estimated if some are equal, and N.
 
         Returns:
-            float32 [N, D], rows of length 1; a row depends on its text alone, so equal texts have equal rows.
+            float32 [N, D], rows of length 1, or 0 with `zero_unreadable`; a row depends on its text alone, so equal
+            texts have equal rows.
 
         Raises:
             EngineError: the model failed.
@@ -96,6 +102,7 @@ class SentenceEncoder:
                 done += len(chosen)
                 if on_progress is not None:  # equal texts are encoded once
                     on_progress(done * len(texts) // len(sequences), len(texts))
+        vectors[[tokens.count(self._unknown_id) > _MAX_UNKNOWN * len(tokens) for tokens in sequences]] = 0
         return vectors[numbers]
 
     def _tokenize(self, texts: Sequence[str]) -> Iterator[tuple[int, ...]]:

@@ -55,6 +55,8 @@ def settings_from_options(options: Mapping[str, Any]) -> "Settings":
     for name in ("model", "encoder"):
         if name in chosen and not (name == "model" and api is not None):
             chosen[name] = None if chosen[name] == _NONE else _checked_model(chosen[name])
+    if "text" in chosen:
+        chosen["text"] = tuple(name.strip() for name in chosen["text"].split(","))
     if "adapter" in chosen and not os.path.isdir(find_adapter(chosen["adapter"])):
         raise InputError(f"adapter {chosen['adapter']!r} is not a folder; give the folder that training wrote")
     ours = {name: chosen[name] for name in chosen if name in Settings.__dataclass_fields__}
@@ -116,7 +118,9 @@ def load_pipeline(
     Raises:
         EngineError: the model is needed and cannot be used.
     """
+    from genrec.data.item_texts import text_columns
     from genrec.loading.pipeline import open_pipeline
+    from genrec.notices import Notice
 
     if need_model:
         _check_local_model(settings)
@@ -124,8 +128,11 @@ def load_pipeline(
         shown.start(f"Reading {data_source.name}")
         with translate_option_errors():
             catalog, interactions = data_source.read(cache, settings)
+            columns = text_columns(catalog, settings.text)
         if check is not None:
             check(unranked_recommender(catalog, interactions))
+    if settings.text is None and len(columns) > 1:
+        print_notice(str(Notice("text_columns", {"columns": list(columns)})))
     if not offline:
         fetch_hub_models(settings, cache)
     with translate_option_errors(), progress() as shown:

@@ -123,6 +123,13 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
             "NAME",
             MODEL_PANEL,
         ),
+        "text": SettingOption(
+            str,
+            None,
+            "Columns by which items are searched and compared, such as title,description,genres; by default the title "
+            "and every other column of words.",
+            "COLUMNS",
+        ),
         "engine": SettingOption(
             str,
             "transformers",

@@ -8,7 +8,8 @@ from .language_model import load_tokenizer as load_tokenizer
 from .language_model import open_engine as open_engine
 from .pipeline import EngineOptions as EngineOptions
 from .pipeline import OpenOptions as OpenOptions
-from .pipeline import embed_titles as embed_titles
+from .pipeline import embed_texts as embed_texts
+from .pipeline import load_lexical_ranker as load_lexical_ranker
 from .pipeline import open_dataset as open_dataset
 from .pipeline import open_default as open_default
 from .pipeline import open_encoder as open_encoder

@@ -10,14 +10,16 @@ from genrec.backends.openai_api import OpenAiBackend
 from genrec.cache import Progress, cache_write_error, default_cache, ignore_progress, weights_cache_name
 from genrec.data.catalog import Catalog, read_catalog
 from genrec.data.interactions import Interactions, read_interactions
+from genrec.data.item_texts import item_texts, text_columns
 from genrec.datasets.model_directory import find_model_directory
 from genrec.datasets.registry import dataset_paths
 from genrec.errors import MODEL_ERRORS, EngineError, GenrecError, ModelMissingError
 from genrec.loading.language_model import LanguageModel, open_language_model
 from genrec.notices import Notice
 from genrec.pipeline import ListwiseStage, LlmStage, Pipeline
-from genrec.precomputed import embed_titles as embed_titles
-from genrec.precomputed import load_collaborative_model
+from genrec.precomputed import embed_texts as embed_texts
+from genrec.precomputed import load_collaborative_model, texts_digest
+from genrec.precomputed import load_lexical_ranker as load_lexical_ranker
 from genrec.precomputed import open_encoder as open_encoder
 from genrec.precomputed import open_index as open_index  # recipes and measurements import these from here
 from genrec.precomputed import select_prior_histories as select_prior_histories
@@ -29,6 +31,8 @@ from genrec.rankers.listwise import check_list_template
 from genrec.rankers.prior_store import PriorSource
 from genrec.recommender import Recommender
 from genrec.settings import Settings
+
+_MIN_UNREAD = 0.01  # share of items whose texts the encoder cannot read from which a notice says so
 
 
 class EngineOptions(TypedDict, total=False):
@@ -60,7 +64,7 @@ def open_recommender(
     cache: Path,
     **options: Unpack[OpenOptions],
 ) -> Recommender:
-    """Open a recommender with the fallback chain LLM, smaller LLM search, ensemble, embedding, popularity.
+    """Open a recommender with the fallback chain LLM, smaller LLM search, ensemble, embedding, lexical, popularity.
 
     Stages whose models are not on this machine are skipped, with a notice in every recommendation list.
 
@@ -96,6 +100,7 @@ def open_pipeline(
     Arguments and errors are those of `open_recommender`.
     """
     settings, progress = settings or Settings(), on_progress or ignore_progress
+    text_columns(catalog, settings.text)  # before the slow work
     if interactions is not None and interactions.order == "none":
         settings = settings.without_order()
     if settings.api is not None:  # before the slow work
@@ -178,21 +183,30 @@ def _open_rankers(
     notices: list[Notice],
     progress: Progress,
 ) -> Pipeline:
-    """The pipeline without a language model; with a notice if there is no encoder either."""
+    """The pipeline without a language model; with a notice if there is no encoder, or if it cannot read the texts."""
+    columns = text_columns(catalog, settings.text)
+    texts = item_texts(catalog, columns)
+    lexical = load_lexical_ranker(texts, cache, progress)
     embedding = None
     try:
-        embedding = embed_titles(catalog, settings, cache, on_progress=progress)
+        embedding = embed_texts(texts, settings, cache, on_progress=progress)
     except EngineError as error:
         notices.append(Notice("no_embedding_ranker", {"reason": str(error)}))
     if embedding is not None and interactions is not None and interactions.order == "none":
         embedding = embedding.with_decay(1.0)
+    unread = 0 if embedding is None else int((~embedding.vectors.any(axis=1)).sum())
+    if unread and unread >= _MIN_UNREAD * len(catalog):
+        fields = {"encoder": str(settings.encoder), "count": unread, "total": len(catalog)}
+        notices.append(Notice("texts_unreadable", fields))
     collaborative = None
     if interactions is not None:
         encoder_name = "none"
         if embedding is not None and settings.encoder is not None:
             encoder_name = weights_cache_name(settings.encoder, find_model_directory(settings.encoder, cache))
-        collaborative = load_collaborative_model(catalog, interactions, embedding, encoder_name, cache, progress)
-    return Pipeline.from_rankers(catalog, interactions, embedding, collaborative)
+        text_name = f"{encoder_name} {texts_digest(texts)}"
+        collaborative = load_collaborative_model(catalog, interactions, embedding, text_name, cache, progress, lexical)
+    pipeline = Pipeline.from_rankers(catalog, interactions, embedding, collaborative, lexical)
+    return replace(pipeline, text_columns=columns)
 
 
 def _load_llm_stage(

@@ -12,7 +12,10 @@ from .ensemble import fit_weights as fit_weights
 from .fallback import FallbackChain as FallbackChain
 from .generative import GenerativeRanker as GenerativeRanker
 from .generative_settings import GenerativeSettings as GenerativeSettings
+from .lexical import LexicalRanker as LexicalRanker
 from .listwise import ListwiseRanker as ListwiseRanker
 from .listwise_settings import ListwiseSettings as ListwiseSettings
 from .popularity import PopularityRanker as PopularityRanker
 from .prior_store import PriorSource as PriorSource
+from .text_signals import WORDS_SIMILARITY as WORDS_SIMILARITY
+from .text_signals import text_signals as text_signals

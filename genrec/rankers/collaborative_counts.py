@@ -21,10 +21,12 @@ from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.rankers.collaborative import CooccurrenceRanker, fit_pmi_vectors
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.ensemble import BlendRanker, fit_weights
+from genrec.rankers.lexical import LexicalRanker
 from genrec.rankers.popularity import PopularityRanker
+from genrec.rankers.text_signals import TEXT_SIMILARITY, WORDS_SIMILARITY, text_signals
 from genrec.types import IntArray, ItemId
 
-_TITLE_SIMILARITY, _WORDS_SIMILARITY, _POPULARITY = "like their texts", "like their words", "popularity"
+_POPULARITY = "popularity"
 # About the weights learned on three data sets; with few interactions they stay so. See eval/RESULTS.md.
 INITIAL_WEIGHTS: Mapping[str, float] = {
     "beside recent items": 3.0,
@@ -33,8 +35,8 @@ INITIAL_WEIGHTS: Mapping[str, float] = {
     "after all items": 10.0,
     "near recent items": 2.0,
     "near all items": 0.5,
-    _TITLE_SIMILARITY: 1.0,
-    _WORDS_SIMILARITY: 20.0,
+    TEXT_SIMILARITY: 1.0,
+    WORDS_SIMILARITY: 20.0,
     _POPULARITY: 0.1,
 }
 """The weight of each signal before any is learned."""
@@ -94,16 +96,13 @@ class CollaborativeCounts:
             item_counts=popularity,
         )
 
-    def rankers(self, embedding: EmbeddingRanker | None) -> dict[str, DenseRanker]:
+    def rankers(
+        self, embedding: EmbeddingRanker | None, lexical: LexicalRanker | None = None
+    ) -> dict[str, DenseRanker]:
         """The signals by name: each collaborative one over recent and over all history items, texts, and popularity.
 
         Without an order of the interactions, the signals of recent items and of items that follow them are left out.
         """
-        texts = (
-            {}
-            if embedding is None
-            else dict(zip((_TITLE_SIMILARITY, _WORDS_SIMILARITY), embedding.history_and_words_rankers(), strict=True))
-        )
         signals: dict[str, DenseRanker] = {
             "beside recent items": self.cooccurrence,
             "beside all items": self.cooccurrence.with_weights(decay=1, next_weight=0),
@@ -111,33 +110,44 @@ class CollaborativeCounts:
             "after all items": self.cooccurrence.with_weights(decay=1, cooccurrence_weight=0),
             "near recent items": EmbeddingRanker(self.item_vectors, decay=_RECENT_DECAY),
             "near all items": EmbeddingRanker(self.item_vectors, decay=1),
-            **texts,
+            **text_signals(embedding, lexical),
             _POPULARITY: PopularityRanker(self.item_counts),
         }
         return {name: ranker for name, ranker in signals.items() if self.is_ordered or name not in _ORDERED_SIGNALS}
 
-    def blend(self, embedding: EmbeddingRanker | None, weights: Mapping[str, float]) -> BlendRanker | None:
+    def blend(
+        self,
+        embedding: EmbeddingRanker | None,
+        weights: Mapping[str, float],
+        lexical: LexicalRanker | None = None,
+    ) -> BlendRanker | None:
         """The weighted ensemble of the signals, without those of weight 0; None if only popularity has a weight.
 
         Texts are always included, because they know every item.
         """
-        return _weighted_blend(self.rankers(embedding), weights)
+        return _weighted_blend(self.rankers(embedding, lexical), weights)
 
 
-def learn_weights(catalog: Catalog, interactions: Interactions, embedding: EmbeddingRanker | None) -> dict[str, float]:
+def learn_weights(
+    catalog: Catalog,
+    interactions: Interactions,
+    embedding: EmbeddingRanker | None,
+    lexical: LexicalRanker | None = None,
+) -> dict[str, float]:
     """Learn the weights of the signals from the last baskets of up to 2,000 users, fewer above 150,000 items.
 
     Args:
         catalog: the items that can be recommended.
         interactions: all interactions.
-        embedding: the ranker by texts, or None.
+        embedding: the ranker by the meaning of texts, or None.
+        lexical: the ranker by their letters, or None.
 
     Returns:
         The weight of each signal of `CollaborativeCounts.rankers`, by name.
     """
     train, baskets = interactions.leave_last_basket_out()
-    signals = CollaborativeCounts.from_interactions(catalog, train).rankers(embedding)
-    signals.pop(_WORDS_SIMILARITY, None)
+    signals = CollaborativeCounts.from_interactions(catalog, train).rankers(embedding, lexical)
+    words = signals.pop(WORDS_SIMILARITY, None)
     rng, everything = np.random.default_rng(_SEED), Subset.everything(len(catalog))
     requests, targets = [], []
     n_users = min(_MAX_TRAINING_USERS, max(_MAX_WORDS_USERS, _MAX_TRAINING_SCORES // len(catalog)))
@@ -153,9 +163,11 @@ def learn_weights(catalog: Catalog, interactions: Interactions, embedding: Embed
     )
     weights = dict(zip(signals, fitted.tolist(), strict=True))
     others = _weighted_blend(signals, weights)
-    if embedding is not None and others is not None:
-        weights[_WORDS_SIMILARITY] = _fit_words_weight(
-            catalog, others, embedding.history_and_words_rankers()[1], requests, targets
+    if words is not None:
+        weights[WORDS_SIMILARITY] = (
+            INITIAL_WEIGHTS[WORDS_SIMILARITY]
+            if others is None
+            else _fit_words_weight(catalog, others, words, requests, targets)
         )
     return weights
 
@@ -198,7 +210,7 @@ def _fit_words_weight(
             words = " ".join(title_words[word] for word in sorted(chosen))
             queries.append(replace(request, history=newest, words=words))
             query_targets.append(item)
-    initial = np.array([1.0, INITIAL_WEIGHTS[_WORDS_SIMILARITY]])
+    initial = np.array([1.0, INITIAL_WEIGHTS[WORDS_SIMILARITY]])
     target_indices = np.array(query_targets, dtype=np.int64)
     others_weight, words_weight = fit_weights(
         [other_signals, words_ranker], queries, target_indices, initial_weights=initial, seed=_SEED
@@ -222,7 +234,7 @@ def item_vectors(catalog: Catalog, interactions: Interactions) -> NDArray[np.flo
 
 def _weighted_blend(rankers: Mapping[str, DenseRanker], weights: Mapping[str, float]) -> BlendRanker | None:
     """The blend of the signals with a weight; None if only popularity has one, which is no blend."""
-    used = {name: max(weights[name], _MIN_TITLE_WEIGHT if name == _TITLE_SIMILARITY else 0.0) for name in rankers}
+    used = {name: max(weights[name], _MIN_TITLE_WEIGHT if name == TEXT_SIMILARITY else 0.0) for name in rankers}
     kept = {name: ranker for name, ranker in rankers.items() if used[name]}
     if kept.keys() <= {_POPULARITY}:
         return None

@@ -279,7 +279,7 @@ def test_whatever_is_wrong_with_a_model_that_is_needed_one_line_says_it_before_s
 ) -> None:
     """An answer of another stage is no answer of the model that was named, and hours of counting come after."""
     settings, pattern = broken
-    for name in ("embed_titles", "open_index", "load_collaborative_model"):
+    for name in ("embed_texts", "open_index", "load_collaborative_model"):
         monkeypatch.setattr(f"genrec.loading.pipeline.{name}", lambda *_, **__: pytest.fail("slow work"))
     with pytest.raises(MODEL_ERRORS, match=pattern) as raised:
         open_recommender(CATALOG, None, cache=tmp_path / "cache", settings=settings, need_model=True)
