@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _BATCH_SIZE = 64  # users between two updates of the progress bar
 _SEED = 0  # of the sample of users, and of the intervals
 _BLEND, _BASELINE = "blend", "popularity"
+_BY_WORDS = "lexical"  # ranks by search words alone, which no case has
 # The protocols that fit an order of the interactions, the default first. Rows have no baskets.
 _PROTOCOLS: Mapping[str, tuple[str, ...]] = {
     "time": ("leave-one-out", "next-basket", "by-time"),
@@ -230,7 +231,7 @@ def _check_ranker_names(settings: "Settings", names: Sequence[str] | None) -> No
 
 
 def _selected_rankers(recommender: "Recommender", names: Sequence[str] | None) -> list[str]:
-    available = [stage.source for stage in recommender.stages]
+    available = [stage.source for stage in recommender.stages if stage.source != _BY_WORDS]
     if names is None:
         return available
     for name in names:

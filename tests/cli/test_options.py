@@ -28,7 +28,7 @@ RANKING_COMMANDS = ("recommend", "chat", "serve", "evaluate", "batch run", "batc
 
 def value_type(hint: Any) -> type:
     """The type that an option of a field has: the only one of str, int, float and bool that the field takes."""
-    if get_origin(hint) is Literal:
+    if get_origin(hint) is Literal or tuple[str, ...] in get_args(hint):  # names with commas between them
         return str
     found = {one for one in (get_args(hint) or (hint,)) if one in (str, int, float, bool)}
     (kind,) = found
