@@ -203,7 +203,7 @@ def test_the_terminal_takes_lines_and_commands(tmp_path: Path) -> None:
     command = ["chat", "--items", str(tmp_path / "items.jsonl"), "--model", "none", "--encoder", "none", "--k", "2"]
     result = CliRunner().invoke(app, command, input="\n".join(lines) + "\n")
     assert result.exit_code == 0, result.stderr
-    assert "likes Red Mug Large" in result.stdout
+    assert "likes Red Lamp" in result.stdout
     assert "'99' is not a number from 1 to 2" in result.stderr
     assert "Unknown command /nothing" in result.stderr
     assert "/save needs a file" in result.stderr
@@ -213,7 +213,7 @@ def test_the_terminal_takes_lines_and_commands(tmp_path: Path) -> None:
         "price < 5",
         exclude_word("candle").where,
     ]
-    assert kept["turns"][-1]["wishes"]["liked"] == ["i1"]
+    assert kept["turns"][-1]["wishes"]["liked"] == ["i2"]
     refused = CliRunner().invoke(app, [*command, "--history", "no-such"], input="x\n")
     assert refused.exit_code == 2
     assert "no-such" in refused.stderr
