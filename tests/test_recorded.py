@@ -83,9 +83,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "all": {"k": 50},
 }
 SETTINGS = {
-    "counting": Settings(model=None, encoder=None),
-    "texts": Settings(model=None),
-    "model": Settings(compute_priors=True),
+    "counting": Settings(model=None, encoder=None, text=("title",)),
+    "texts": Settings(model=None, text=("title",)),
+    "model": Settings(compute_priors=True, text=("title",)),
 }
 GENERATIVE_SETTINGS = {
     "candidates": GenerativeSettings(fusion_weight=50.0, candidates=6),
@@ -93,9 +93,9 @@ GENERATIVE_SETTINGS = {
     "exhaustive": GenerativeSettings(strategy="exhaustive", score="catalog"),
 }
 SERVER_OPTIONS = {
-    "open": ["--ranker", "blend", "--encoder", "none"],
+    "open": ["--ranker", "blend", "--encoder", "none", "--text", "title"],
     "keys": ["--ranker", "popularity", "--keys", "keys.txt", "--rate", "0.01", "--burst", "6"],
-    "texts": ["--ranker", "embedding"],
+    "texts": ["--ranker", "embedding", "--text", "title"],
 }
 
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+(?=\D.*\n)")  # in the line that a server prints when it listens
@@ -453,7 +453,7 @@ def test_recommendations_of_a_language_model_are_the_recorded_ones(
     name: str, home: Path, recorded_cache: Path, tokenizer: HuggingFaceTokenizer
 ) -> None:
     """Prompts, search, prior or fusion changed; each changes the scores of a real model too."""
-    settings = Settings(encoder=None, generative=GENERATIVE_SETTINGS[name], background=2)
+    settings = Settings(encoder=None, text=("title",), generative=GENERATIVE_SETTINGS[name], background=2)
     backend = TableBackend(tokenizer.vocab_size, seed=1)
     recommender = open_recommender(*read_tables(home), cache=recorded_cache, settings=settings, backend=backend)
     users = [HISTORIES["ann"], HISTORIES["hal"], HISTORIES["words"]]
