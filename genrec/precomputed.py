@@ -40,6 +40,8 @@ from genrec.types import IntArray
 if TYPE_CHECKING:
     from genrec.backends.encoder import SentenceEncoder
 
+LEXICAL_VERSION = "lexical 1"
+
 
 def load_collaborative_model(
     catalog: Catalog,
@@ -56,7 +58,7 @@ def load_collaborative_model(
         catalog: the items that can be recommended.
         interactions: the log; events of items that the catalog lacks are skipped.
         embedding: the ranker by the meaning of texts, whose weight is learned too, or None.
-        text_name: names the texts and the weights of the encoder.
+        text_name: names what the text rankers are made of.
         cache: the cache folder.
         progress: see `genrec.cache.Progress`.
         lexical: the ranker by the letters of texts, or None.
@@ -66,7 +68,7 @@ def load_collaborative_model(
     """
     offsets, items = interactions.to_indices(catalog, on_unknown="skip")
     events = sha256(offsets.tobytes() + items.tobytes() + interactions.timestamps.tobytes()).hexdigest()
-    version = "counts 7" if interactions.order != "none" else "counts 7 without order"
+    version = "counts 6" if interactions.order != "none" else "counts 6 without order"
     if len(catalog) > MAX_CONTEXTS:
         version += f" {MAX_CONTEXTS} contexts"
     folder = cache / "counts" / cache_key(version, catalog.fingerprint, events, text_name)
@@ -104,7 +106,8 @@ def load_item_vectors(
     Raises:
         ArtifactError: the cached vectors were altered.
     """
-    folder = cache / "vectors" / cache_key("vectors 3", texts_digest(texts), encoder.name)
+    variant = ["unreadable 0"] if encoder.zero_unreadable else []
+    folder = cache / "vectors" / cache_key("vectors 3", texts_digest(texts), encoder.name, *variant)
     if folder.is_dir():
         with explain_cache_errors(folder):
             artifact.verify(folder, kind="vectors", version=1)
@@ -122,7 +125,7 @@ def load_lexical_ranker(texts: Sequence[str], cache: Path, progress: Progress) -
     Raises:
         ArtifactError: the cached counts were altered.
     """
-    folder = cache / "lexical" / cache_key("lexical 1", texts_digest(texts))
+    folder = cache / "lexical" / cache_key(LEXICAL_VERSION, texts_digest(texts))
     if folder.is_dir():
         with explain_cache_errors(folder):
             artifact.verify(folder, kind="lexical", version=1)
@@ -204,9 +207,9 @@ def embed_texts(
     """The embedding ranker over the texts of a catalog, with vectors read from the cache or computed.
 
     Args:
-        texts: the text of each item, see `genrec.data.item_texts`. The vector of a text that the encoder cannot read is
-            0, so the item is unknown to the ranker.
-        settings: names the encoder.
+        texts: the text of each item, see `genrec.data.item_texts`.
+        settings: names the encoder. With `lexical`, the vector of a text that the encoder cannot read is 0, so the item
+            is unknown to the ranker.
         cache: the cache folder.
         on_progress: as for `open_recommender`.
 
@@ -226,7 +229,7 @@ def embed_texts(
                 cache,
                 trust_remote_code=settings.trust_remote_code,
                 device=settings.device,
-                zero_unreadable=True,
+                zero_unreadable=settings.lexical,
             )
     except ArtifactError as error:  # a file of the encoder was altered
         raise EngineError(error.problem, remedy=error.remedy, code=error.code) from error

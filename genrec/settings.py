@@ -31,6 +31,7 @@ class Settings:
         encoder: the sentence encoder: the name of a bundled model, a Hub id, or a folder; None for no encoder.
         text: the columns that make the text by which an item is found and compared; None for the title and every other
             column of words, see `genrec.data.item_texts`. Prompts show what their templates ask for.
+        lexical: whether search words find items by their letters, too, see `genrec.rankers.lexical`.
         engine: what runs the LLM: Transformers in this process (`transformers`), vLLM in a process of its own (`vllm`),
             or a vLLM server (`server`), which takes the model's tokenizer from `model`.
         server_url: base URL of the server; its key is in the environment variable `GENREC_MODEL_API_KEY`.
@@ -62,6 +63,7 @@ class Settings:
     adapter: str | Path | None = None
     encoder: str | Path | None = ENCODER_MODEL
     text: tuple[str, ...] | None = None
+    lexical: bool = True
     engine: Engine = DEFAULT_ENGINE
     server_url: str | None = None
     server_model: str | None = None

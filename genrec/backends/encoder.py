@@ -54,7 +54,7 @@ class SentenceEncoder:
         trust_remote_code: bool = False,
         zero_unreadable: bool = False,
     ) -> None:
-        self.name = name or Path(model).name
+        self.name, self.zero_unreadable = name or Path(model).name, zero_unreadable
         self._device = find_device(device)
         loaded = load_pretrained(AutoModel, model, trust_remote_code=trust_remote_code)
         try:
@@ -102,7 +102,8 @@ class SentenceEncoder:
                 done += len(chosen)
                 if on_progress is not None:  # equal texts are encoded once
                     on_progress(done * len(texts) // len(sequences), len(texts))
-        vectors[[tokens.count(self._unknown_id) > _MAX_UNKNOWN * len(tokens) for tokens in sequences]] = 0
+        if self._unknown_id is not None:
+            vectors[[tokens.count(self._unknown_id) > _MAX_UNKNOWN * len(tokens) for tokens in sequences]] = 0
         return vectors[numbers]
 
     def _tokenize(self, texts: Sequence[str]) -> Iterator[tuple[int, ...]]:

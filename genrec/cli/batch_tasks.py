@@ -37,14 +37,15 @@ _DEFAULT_ENGINE, *_ = _ENGINE_BATCH_SIZE
 _ENGINE_OPTIONS = ("engine", "server_url", "server_model")
 _PLACEMENT_OPTIONS = ("dtype", "device", "device_map")
 _FILTER_OPTIONS = ("explain", "filter_seen", "only", "exclude", "where")
+_TEXT_OPTIONS = ("encoder", "text", "lexical")
 _API_OPTIONS = tuple(name for name in SETTING_OPTIONS if name.startswith("api_"))
 _MODEL_OPTIONS = ("model", "adapter", "batch_size", *CHAT_TEMPLATE_OPTIONS, *_API_OPTIONS)
 _SEARCH_OPTIONS = tuple(
     name
     for name in SETTING_OPTIONS
-    if name not in (*_MODEL_OPTIONS, *_ENGINE_OPTIONS, *_PLACEMENT_OPTIONS, "encoder", "trust_remote_code")
+    if name not in (*_MODEL_OPTIONS, *_ENGINE_OPTIONS, *_PLACEMENT_OPTIONS, *_TEXT_OPTIONS, "trust_remote_code")
 )
-_RECOMMEND_OPTIONS = ("k", "ranker", "encoder", *_FILTER_OPTIONS, *_SEARCH_OPTIONS)
+_RECOMMEND_OPTIONS = ("k", "ranker", *_TEXT_OPTIONS, *_FILTER_OPTIONS, *_SEARCH_OPTIONS)
 _LLM_OPTIONS = (*_ENGINE_OPTIONS, "dtype", "device_map", *_MODEL_OPTIONS, *_SEARCH_OPTIONS)
 _GENERATE_OPTIONS = ("prompt", "schema", "max_tokens", "temperature", "seed")
 TASK_OPTIONS = (
@@ -65,6 +66,8 @@ _SPARSE_OPTIONS = (
     *CHAT_TEMPLATE_OPTIONS,
     *_API_OPTIONS,
 )
+# What manifests without these options mean: their runs were started when only the meaning of titles was searched.
+_FORMER_DEFAULTS: Mapping[str, Any] = {"text": "title", "lexical": False}
 _CONFIG_KEYS = {"fusion_weight": "evidence"}  # option names to keys in manifests of format 2, where they differ
 _PATH_OPTIONS = ("items", "interactions", "adapter", "encoder", "template", "cold_template", "list_template", "prompt")
 _SNIFFED_ROWS = 100  # rows that are searched for OpenAI's batch format
@@ -126,7 +129,8 @@ def config_from(task_options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         _CONFIG_KEYS.get(name, name): value
         for name, value in task_options.items()
-        if value is not None or name not in _SPARSE_OPTIONS
+        if (value is not None or name not in _SPARSE_OPTIONS)
+        and (name not in _FORMER_DEFAULTS or (task_options["answers"] == LISTS and value != _FORMER_DEFAULTS[name]))
     }
 
 
@@ -139,12 +143,13 @@ def task_from_run(batch_run: "BatchRun") -> "BatchTask":
     """
     keys = {name: _CONFIG_KEYS.get(name, name) for name in TASK_OPTIONS}
     for name, key in keys.items():
-        if key not in batch_run.config and name not in _SPARSE_OPTIONS:
+        if key not in batch_run.config and name not in (*_SPARSE_OPTIONS, *_FORMER_DEFAULTS):
             raise InputError(
                 f"the manifest of {batch_run.folder} has no {key}, so `genrec batch run` did not start this run; "
                 "resume it from Python"
             )
-    task, hashes = open_task({name: batch_run.config.get(key) for name, key in keys.items()}, offline=True)
+    config = {**_FORMER_DEFAULTS, **batch_run.config}
+    task, hashes = open_task({name: config.get(key) for name, key in keys.items()}, offline=True)
     for name, value in hashes.items():
         if batch_run.config.get(name) != value:
             raise MismatchError(

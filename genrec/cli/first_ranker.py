@@ -22,9 +22,9 @@ def check_ranker(ranker: str) -> None:
 
 
 def without_unused_models(options: Mapping[str, Any], ranker: str) -> dict[str, Any]:
-    """Options of settings without the models that only rankers before the first one use."""
+    """Options of settings without the models and counts that only rankers before the first one use."""
     models = {"model": "none"} if ranker != GENERATIVE else {}
-    return {**options, **models, **({"encoder": "none"} if ranker == POPULARITY else {})}
+    return {**options, **models, **({"encoder": "none", "lexical": False} if ranker == POPULARITY else {})}
 
 
 def check_data(ranker: str, recommender: "Recommender", data_name: str) -> None:

@@ -130,6 +130,7 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
             "and every other column of words.",
             "COLUMNS",
         ),
+        "lexical": SettingOption(bool, True, "Find items by the letters of search words, too."),
         "engine": SettingOption(
             str,
             "transformers",

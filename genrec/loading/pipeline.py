@@ -17,8 +17,8 @@ from genrec.errors import MODEL_ERRORS, EngineError, GenrecError, ModelMissingEr
 from genrec.loading.language_model import LanguageModel, open_language_model
 from genrec.notices import Notice
 from genrec.pipeline import ListwiseStage, LlmStage, Pipeline
+from genrec.precomputed import LEXICAL_VERSION, load_collaborative_model, texts_digest
 from genrec.precomputed import embed_texts as embed_texts
-from genrec.precomputed import load_collaborative_model, texts_digest
 from genrec.precomputed import load_lexical_ranker as load_lexical_ranker
 from genrec.precomputed import open_encoder as open_encoder
 from genrec.precomputed import open_index as open_index  # recipes and measurements import these from here
@@ -186,7 +186,7 @@ def _open_rankers(
     """The pipeline without a language model; with a notice if there is no encoder, or if it cannot read the texts."""
     columns = text_columns(catalog, settings.text)
     texts = item_texts(catalog, columns)
-    lexical = load_lexical_ranker(texts, cache, progress)
+    lexical = load_lexical_ranker(texts, cache, progress) if settings.lexical else None
     embedding = None
     try:
         embedding = embed_texts(texts, settings, cache, on_progress=progress)
@@ -203,7 +203,8 @@ def _open_rankers(
         encoder_name = "none"
         if embedding is not None and settings.encoder is not None:
             encoder_name = weights_cache_name(settings.encoder, find_model_directory(settings.encoder, cache))
-        text_name = f"{encoder_name} {texts_digest(texts)}"
+        columns_name = "" if columns == ("title",) else f" {texts_digest(texts)}"
+        text_name = encoder_name + columns_name + (f" {LEXICAL_VERSION}" if lexical else "")
         collaborative = load_collaborative_model(catalog, interactions, embedding, text_name, cache, progress, lexical)
     pipeline = Pipeline.from_rankers(catalog, interactions, embedding, collaborative, lexical)
     return replace(pipeline, text_columns=columns)
