@@ -131,8 +131,8 @@ def load_pipeline(
             columns = text_columns(catalog, settings.text)
         if check is not None:
             check(unranked_recommender(catalog, interactions))
-    if settings.text is None and len(columns) > 1:
-        print_notice(str(Notice("text_columns", {"columns": list(columns)})))
+    if settings.text is None and len(columns) > 1 and (settings.lexical or settings.encoder is not None):
+        print_notice(f"note: {Notice('text_columns', {'columns': list(columns)})}")
     if not offline:
         fetch_hub_models(settings, cache)
     with translate_option_errors(), progress() as shown:

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from typer.testing import CliRunner
 
 from genrec import Catalog, Interactions
@@ -172,3 +174,28 @@ def test_a_cluster_that_loses_a_worker_loses_no_row(shop: tuple[Catalog, Interac
     for path in (tmp_path / "alone" / "parts").iterdir():
         assert (folder / "parts" / path.name).read_bytes() == path.read_bytes()
     assert BatchRun.open(folder).verify() == []
+
+
+@pytest.mark.parametrize("texts", [(), ("--text", "title,sku"), ("--text", "title", "--no-lexical")])
+def test_run_resumes_with_the_texts_it_was_started_with(texts: tuple[str, ...], tmp_path: Path) -> None:
+    """The second half of the rows would be searched by other columns than the first."""
+    items = [{"item_id": f"i{n}", "title": f"drill {n}", "sku": f"BX-{n}", "maker": f"Maker {n}"} for n in range(9)]
+    write_lines(tmp_path / "items.jsonl", items)
+    write_lines(tmp_path / "rows.jsonl", [{"words": words} for words in ("bx 4", "maker", "drill 7", "bx 2")])
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\na,i1,1\na,i2,2\nb,i2,1\n", encoding="utf-8")
+    tables = ["--items", str(tmp_path / "items.jsonl"), "--interactions", str(tmp_path / "log.csv")]
+    options = [*tables, "--ranker", "blend", "--encoder", "none", "--part-rows", "1", "--k", "3", *texts]
+    run = ["batch", "run", str(tmp_path / "rows.jsonl"), str(tmp_path / "run"), *options]
+    assert CliRunner().invoke(app, run).exit_code == 0
+    parts = {part: part.read_bytes() for part in (tmp_path / "run" / "parts").iterdir()}
+    next(iter(parts)).unlink()
+    for command in (["batch", "resume", str(tmp_path / "run")], run):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.stderr
+        assert {part: part.read_bytes() for part in parts} == parts
+    found = [line for part in sorted(parts) for line in pq.read_table(part).to_pylist() if line["rank"] == 1]
+    assert (found[0]["item_id"] == "i4") is (texts != ("--text", "title", "--no-lexical"))
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
