@@ -13,6 +13,7 @@ from genrec.cli import (
     chat,
     config,
     data,
+    data_check,
     demo,
     doctor,
     evaluate,
@@ -104,6 +105,7 @@ app.command("recommend")(recommend.recommend)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
 app.command("evaluate")(evaluate.evaluate)
+data.group.command("check")(data_check.check)
 for _name, _group in (
     ("batch", batch.group),
     ("index", index.group),

@@ -1,5 +1,6 @@
 """`genrec data`: download and describe data sets."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -59,17 +60,18 @@ def describe(
 
     source = loading.DataSource.from_options({"data": name, "items": items, "interactions": interactions, **given})
     catalog, events = source.read(default_cache())
-    statistics: dict[str, Any] = {"name": source.name, "items": _describe_items(catalog)}
+    statistics: dict[str, Any] = {"name": source.name, "items": describe_items(catalog)}
     if events is not None:
         with loading.translate_option_errors():
-            statistics["interactions"] = _describe_interactions(catalog, events)
+            statistics["interactions"] = describe_interactions(catalog, events)
     if as_json:
         terminal.write_json(statistics)
     else:
-        _print(statistics)
+        print_rows(rows_of(statistics))
 
 
-def _describe_items(catalog: "Catalog") -> dict[str, Any]:
+def describe_items(catalog: "Catalog") -> dict[str, Any]:
+    """Statistics of the items: number, titles, attributes and examples."""
     titles = catalog.titles
     lengths = sorted(map(len, titles))
     return {
@@ -106,7 +108,8 @@ def _describe_column(catalog: "Catalog", name: str) -> dict[str, Any]:
     return {**statistics, "distinct": len(counts), "commonest": [str(entry["values"]) for entry in commonest]}
 
 
-def _describe_interactions(catalog: "Catalog", interactions: "Interactions") -> dict[str, Any]:
+def describe_interactions(catalog: "Catalog", interactions: "Interactions") -> dict[str, Any]:
+    """Statistics of the interactions: number, users, time span, lengths of histories, sparsity and popularity."""
     import numpy as np
 
     from genrec.data.timestamps import ORDERS_WITHOUT_TIME, format_timestamp
@@ -148,16 +151,25 @@ def _describe_interactions(catalog: "Catalog", interactions: "Interactions") -> 
     }
 
 
-def _print(statistics: dict[str, Any]) -> None:
+def print_rows(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and texts, which may have several lines, in two columns."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(Text(terminal.sanitize_line(name)), Text(value))
+    terminal.stdout_console().print(table)
+
+
+def rows_of(statistics: dict[str, Any]) -> list[tuple[str, str]]:
+    """Statistics as names and texts."""
+    rows: list[tuple[str, str]] = []
 
     def row(name: str, value: str) -> None:
-        table.add_row(Text(terminal.sanitize_line(name)), Text(value))
+        rows.append((name, value))
 
     items = statistics["items"]
     row("data", terminal.sanitize_line(statistics["name"]))
@@ -176,7 +188,7 @@ def _print(statistics: dict[str, Any]) -> None:
         row("popularity", f"the top 1 % of items have {events['share_of_top_percent']:.0%} of the interactions")
         row("most popular", "\n".join(f"{_format_item(item)}: {item['events']:,}" for item in events["most_popular"]))
         row("users", ", ".join(terminal.sanitize_line(str(user_id)) for user_id in events["example_users"]) + ", ...")
-    terminal.stdout_console().print(table)
+    return rows
 
 
 def _attribute_line(statistics: dict[str, Any]) -> str:

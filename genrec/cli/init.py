@@ -54,12 +54,9 @@ def init(
         progress.start(f"Reading {source.name}")
         catalog, events = source.read(default_cache())
     notices = {"items": catalog.notices, "interactions": () if events is None else events.notices}
-    columns = [*_recognized_columns(notices), *(given.pop(_COLUMNS) or ())]
-    tables = _given_tables(context, given, output.parent)
-    files = {"items": items, "interactions": interactions}
-    paths = {name: _relative_path(file, output.parent) for name, file in files.items() if file is not None}
-    tables["data"] = paths | tables.get("data", {})
     comments = [str(notice) for found in notices.values() for notice in found]
+    columns = [*recognized_columns(notices), *(given.pop(_COLUMNS) or ())]
+    tables = given_tables(context, {**given, "items": items, "interactions": interactions}, output.parent)
     _write(output, _format_file(output, tables, columns, comments, _defaults(context)))
     if as_json:
         terminal.write_json({"file": str(output), "notices": comments})
@@ -67,7 +64,7 @@ def init(
         terminal.write_line(f"wrote {output}; try genrec recommend --config {output}")
 
 
-def _recognized_columns(notices: "Mapping[str, Iterable[Notice]]") -> list[str]:
+def recognized_columns(notices: "Mapping[str, Iterable[Notice]]") -> list[str]:
     """The columns that were recognised by their names, as --columns takes them."""
     return [
         f"{table}.{name}={column}"
@@ -77,16 +74,17 @@ def _recognized_columns(notices: "Mapping[str, Iterable[Notice]]") -> list[str]:
     ]
 
 
-def _given_tables(context: typer.Context, given: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
-    """The options of this command by table and key."""
-    tables: dict[str, dict[str, Any]] = {}
+def given_tables(context: typer.Context, given: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+    """The options of a command by table and key, and its files in the table of data, for a file in a folder."""
+    files = {name: given[name] for name in ("items", "interactions") if given.get(name) is not None}
+    tables = {"data": {name: _relative_path(file, folder) for name, file in files.items()}}
     for option in options_of(context.command):
         value = given.get(str(option.name))
         if value is None or value == []:
             continue
         if isinstance(value, str) and (resolved := absolute_path(value)) != value:
             value = _relative_path(Path(resolved), folder)
-        tables.setdefault(tables_of(("init",), option)[-1], {})[key_of(option)] = value
+        tables.setdefault(tables_of((), option)[-1], {})[key_of(option)] = value
     return tables
 
 
