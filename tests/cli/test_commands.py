@@ -121,7 +121,7 @@ REFUSED: list[tuple[str, Sequence[str], Sequence[str]]] = [
     ("duplicate id", ("recommend", "--items", "twice.csv"), ("'a'", "1 and 2 of twice.csv")),
     ("empty catalog", ("recommend", "--items", "empty.csv"), ("empty.csv", "no data rows")),
     ("no file", ("recommend", "--items", "nowhere.csv"), ("nowhere.csv does not exist",)),
-    ("encoding", ("recommend", "--items", "latin.csv"), ("latin.csv is not UTF-8", "--encoding items=NAME")),
+    ("encoding", ("recommend", "--items", "latin.csv"), ("latin.csv is not UTF-8", "--encoding items=cp1252")),
     ("pickle", ("recommend", "--items", "table.pkl"), ("table.pkl", "never unpickles")),
     (
         "swapped columns",
