@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.speed.measurement import ROOT, interleave
+from eval.speed.measurement import ROOT, interleave, process_memory
 from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow, Target, timed
 from genrec import History, Interactions, Recommender, open_dataset, open_recommender, read_template
 from genrec.backends import GenerationRequest
@@ -91,17 +91,12 @@ def _memory_growth(run: "subprocess.Popen[bytes]", leases: Path) -> dict[int, in
         for path in leases.glob("[0-9]*"):
             with suppress(OSError, IndexError, ValueError):
                 process = int(path.read_text(encoding="utf-8").split(" ")[1])
-                first.setdefault(process, _resident_bytes(process))
+                first.setdefault(process, process_memory("VmRSS", process))
         for process, before in first.items():
             with suppress(OSError, IndexError):
-                grown[process] = max(grown.get(process, 0), _resident_bytes(process) - before)
+                # What it holds now, unlike its peak, leaves out the loading of models.
+                grown[process] = max(grown.get(process, 0), process_memory("VmRSS", process) - before)
     return grown
-
-
-def _resident_bytes(process: int) -> int:
-    """The resident bytes of a process now, unlike the peak, which includes model loading."""
-    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-    return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
 def model_lists(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:

@@ -84,6 +84,17 @@ def peak_memory(builder: str, rows: Path, vocab_size: int) -> Peak:
     return Peak(**json.loads(done.stdout))
 
 
+def process_memory(field: str, process: int | str = "self") -> int:
+    """Bytes of a running process on Linux, by a field of its status: VmHWM is the peak, VmRSS what it holds now.
+
+    Raises:
+        OSError: the process has ended, or the system is not Linux.
+        IndexError: the process has ended, and its memory is gone.
+    """
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    return int(status.split(f"{field}:")[1].split()[0]) * 1024
+
+
 def _sample(work: Callable[[], object], repeats: int) -> float:
     kept = None
     begin = time.perf_counter()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.speed.catalog import Identifiers
+from eval.speed.measurement import process_memory
 
 BUILDERS = {"genrec": "eval.speed.subject", "STATIC": "eval.speed.static", "dictionary": "eval.speed.dictionary"}
 
@@ -41,9 +42,11 @@ def _resident_bytes() -> int:
 
 
 def _status(field: str) -> int:
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), 0)
+    """Bytes by the status of this process; 0 where the system has none."""
+    try:
+        return process_memory(field)
+    except (OSError, IndexError):
+        return 0
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from eval.speed.measurement import ROOT
+from eval.speed.measurement import ROOT, process_memory
 from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow, Target, version_of
 from genrec.types import IntArray
 
@@ -129,9 +129,8 @@ def run_measured(command: list[str], environment: dict[str, str]) -> ProcessCost
     peak = 0
     while process.poll() is None:
         time.sleep(_SAMPLE_INTERVAL)
-        with suppress(OSError, IndexError, ValueError):
-            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
-            peak = max(peak, int(status.split("VmHWM:")[1].split()[0]) * 1024)
+        with suppress(OSError, IndexError):
+            peak = max(peak, process_memory("VmHWM", process.pid))
     seconds = time.perf_counter() - began
     if process.returncode:
         raise ValueError(f"{' '.join(command)} ended with exit code {process.returncode}")
